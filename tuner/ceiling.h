@@ -1,0 +1,23 @@
+/* The ceilings of this machine that kernels are measured against, taken in the same run as the kernels. */
+#ifndef SPTX_TUNER_CEILING_H
+#define SPTX_TUNER_CEILING_H
+
+#include "patterns/error.h"
+
+/* Rows and columns of the square float32 product that stands for the machine's GEMM rate. */
+#define SPTX_GEMM_SIZE 2048
+
+typedef struct sptx_gemm sptx_gemm;
+
+/* threads >= 1. Sets OpenBLAS's thread count, which is one for the whole process. */
+enum sptx_code sptx_gemm_create(int threads, sptx_gemm **gemm, sptx_error *error);
+void sptx_gemm_free(sptx_gemm *gemm); /* NULL is allowed */
+/* Multiplies once (OpenBLAS sgemm) and returns the seconds it took. */
+double sptx_gemm_run(sptx_gemm *gemm);
+/* Operations of one run: a multiplication and an addition each count as one. */
+double sptx_gemm_operations(void);
+
+/* A clock for intervals, in seconds. */
+double sptx_now(void);
+
+#endif
