@@ -3,7 +3,12 @@
  *
  * A view writes a position as base + sum(digit * stride). Digits are split in two: the shared digits, on
  * which query and key agree (each value is an independent small attention), and the inner digits, along which
- * tiles run, compacted into one index x (query) or y (key) that grows with the position. */
+ * tiles run, compacted into one index x (query) or y (key) that grows with the position.
+ *
+ * Promises that kernels may rely on: lo and hi never fall as x grows; lo(x) may exceed hi(x), and then query
+ * x has no key; both may lie outside the keys that exist; pieces that cover every query come first in a list.
+ * The query view of a piece may leave out queries (sptx_piece_covers_queries): these rows it must not touch.
+ * Where a piece has a predicate, no tile of it counts as full. */
 #ifndef SPTX_PATTERNS_PIECE_H
 #define SPTX_PATTERNS_PIECE_H
 
@@ -40,11 +45,11 @@ enum sptx_piece_kind {
  * mask -1 means full; else masks[mask * 64 + key] has bit q set where query q of the tile attends to key.
  * Positions outside the tensors are 0 in masks and never covered by a full tile. Equal masks stand once. */
 typedef struct sptx_tile_list {
-  int64_t query_tiles, key_tiles, tile_count, mask_count;
-  int64_t *row_start; /* query_tiles + 1 */
-  int32_t *key_tile;  /* tile_count */
-  int32_t *mask;      /* tile_count */
-  uint64_t *masks;    /* mask_count * SPTX_GENERIC_TILE */
+  int64_t query_tiles, key_tiles, tile_count, mask_count; /* query tile 0 starts at the first query */
+  int64_t *row_start;                                     /* query_tiles + 1 */
+  int32_t *key_tile;                                      /* tile_count */
+  int32_t *mask;                                          /* tile_count */
+  uint64_t *masks;                                        /* mask_count * SPTX_GENERIC_TILE */
 } sptx_tile_list;
 
 typedef struct sptx_piece {
@@ -78,7 +83,10 @@ int64_t sptx_bound_at(const sptx_bound *bound, int64_t x);
 /* Inner indices x whose positions lie in [first, last); for queries first = n_k - n_q, last = n_k. */
 void sptx_view_inner_range(const sptx_view *view, int64_t shared, int64_t first, int64_t last, int64_t *begin,
                            int64_t *end);
-/* Slow membership through the piece's own arithmetic (not the oracle): tests compare the two. */
+/* Whether every one of the n_q queries is a row of the piece (it may still have no key there). */
+bool sptx_piece_covers_queries(const sptx_piece *piece, int64_t n_q, int64_t n_k);
+/* Slow membership (query index i, key j) through the piece's own arithmetic (not the oracle): tests compare
+ * the two. */
 bool sptx_piece_contains(const sptx_piece *piece, int64_t n_q, int64_t n_k, int64_t i, int64_t j);
 
 /* How a piece falls into tiles of the given size. computed_pairs counts whole non-empty tiles, cut at the
