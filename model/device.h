@@ -1,0 +1,62 @@
+/* What the model asks of a device: memory, matrix products, and the kernels of model/kernels. The model's
+ * layers are written once against this table; device_cpu.c fills it with OpenBLAS and OpenMP. Calls are
+ * ordered as on one stream; only copy_out and synchronize wait. */
+#ifndef SPTX_MODEL_DEVICE_H
+#define SPTX_MODEL_DEVICE_H
+
+#include "model/kernels/kernels.h"
+#include "patterns/error.h"
+#include "runtime/sptx.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Element [r][c] of the stored matrix is data[r * stride + c]; transposed says how a product reads it. */
+typedef struct sptx_matrix {
+  void *data;
+  int64_t stride;
+  sptx_dtype type;
+  bool transposed;
+} sptx_matrix;
+
+typedef struct sptx_device sptx_device;
+
+struct sptx_device_ops {
+  enum sptx_code (*allocate)(sptx_device *device, size_t bytes, void **memory,
+                             sptx_error *error); /* zeroed */
+  void (*release)(sptx_device *device, void *memory);
+  enum sptx_code (*copy_in)(sptx_device *device, void *to, const void *host, size_t bytes, sptx_error *error);
+  enum sptx_code (*copy_out)(sptx_device *device, void *host, const void *from, size_t bytes,
+                             sptx_error *error);
+  /* c (m x n) = op(a) (m x k) * op(b) (k x n) + (accumulate ? c : 0); float32 accumulation. */
+  enum sptx_code (*multiply)(sptx_device *device, int64_t m, int64_t n, int64_t k, sptx_matrix a,
+                             sptx_matrix b, sptx_matrix c, bool accumulate, sptx_error *error);
+  /* Runs a kernel of the given element type over indices 0..count with its argument struct. */
+  enum sptx_code (*launch)(sptx_device *device, enum sptx_kernel kernel, sptx_dtype type, int64_t count,
+                           const void *arguments, size_t arguments_size, sptx_error *error);
+  enum sptx_code (*synchronize)(sptx_device *device, sptx_error *error);
+  void (*destroy)(sptx_device *device);
+};
+
+struct sptx_device {
+  const struct sptx_device_ops *ops;
+  void *stream;       /* for sptx_attention_*; NULL on the CPU */
+  int64_t chunk_rows; /* rows of a chunk in kernels that reduce over rows */
+  size_t bytes, peak_bytes;
+};
+
+/* threads 0: all usable cores. Several devices may live side by side; one is used by one thread at a time.
+ * Fails: SPTX_CODE_OUT_OF_MEMORY. */
+enum sptx_code sptx_device_create_cpu(int threads, sptx_device **device, sptx_error *error);
+/* name: "cpu" or "cuda:N". Fails: SPTX_CODE_INVALID_ARGUMENT, SPTX_CODE_NO_DEVICE. */
+enum sptx_code sptx_device_create(const char *name, int threads, sptx_device **device, sptx_error *error);
+void sptx_device_destroy(sptx_device *device); /* NULL is allowed */
+
+static inline size_t sptx_dtype_size(sptx_dtype type) {
+  return type == SPTX_F32 ? 4 : 2;
+}
+
+#define SPTX_LAUNCH(device, kernel, type, count, arguments, error)                                           \
+  (device)->ops->launch(device, SPTX_KERNEL_##kernel, type, count, arguments, sizeof *(arguments), error)
+
+#endif

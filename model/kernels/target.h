@@ -1,0 +1,175 @@
+/* What differs between targets and element types: the index loops, reductions over lanes, and the conversion
+ * of elements. Compiled freestanding, once for each SPTX_ELEMENT (f32, bf16, f16) and target. */
+#ifndef SPTX_MODEL_KERNELS_TARGET_H
+#define SPTX_MODEL_KERNELS_TARGET_H
+
+#include "kernels.h"
+#include <stddef.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define PASTE_(a, b, c) sptx_##a##_##b##c
+#define PASTE(a, b, c) PASTE_(a, b, c)
+
+#ifdef __NVPTX__
+#define SPTX_VARIANT
+#define LANES 32
+#define THREAD                                                                                               \
+  ((int64_t)__nvvm_read_ptx_sreg_ctaid_x() * __nvvm_read_ptx_sreg_ntid_x() + __nvvm_read_ptx_sreg_tid_x())
+#define THREADS ((int64_t)__nvvm_read_ptx_sreg_nctaid_x() * __nvvm_read_ptx_sreg_ntid_x())
+#define EACH_ROW(row) for (int64_t row = begin + THREAD / LANES; row < end; row += THREADS / LANES)
+#define EACH_ELEMENT(i) for (int64_t i = begin + THREAD; i < end; i += THREADS)
+#define EACH_LANE(i, n) for (int64_t i = THREAD % LANES, i##_end = (n); i < i##_end; i += LANES)
+#define EACH_LANE_IN_ORDER EACH_LANE
+#define FIRST_LANE if (THREAD % LANES == 0)
+#define ENTRY(name)                                                                                          \
+  __attribute__((nvptx_kernel)) void PASTE(name, SPTX_ELEMENT, SPTX_VARIANT)(int64_t begin, int64_t end,     \
+                                                                             struct sptx_##name##_args a) {  \
+    name##_rows(begin, end, a);                                                                              \
+  }
+INLINE float lane_sum(float x) {
+  for (int distance = LANES / 2; distance; distance /= 2)
+    x += __nvvm_shfl_sync_bfly_f32(-1, x, distance, LANES - 1);
+  return x;
+}
+INLINE float lane_max(float x) {
+  for (int distance = LANES / 2; distance; distance /= 2)
+    x = __builtin_fmaxf(x, __nvvm_shfl_sync_bfly_f32(-1, x, distance, LANES - 1));
+  return x;
+}
+INLINE double lane_sum_double(double x) {
+  for (int distance = LANES / 2; distance; distance /= 2) {
+    union {
+      double whole;
+      int half[2];
+    } mine = {x}, other;
+    other.half[0] = __nvvm_shfl_sync_bfly_i32(-1, mine.half[0], distance, LANES - 1);
+    other.half[1] = __nvvm_shfl_sync_bfly_i32(-1, mine.half[1], distance, LANES - 1);
+    x += other.whole;
+  }
+  return x;
+}
+#else
+#define EACH_ROW(row) for (int64_t row = begin; row < end; row++)
+#ifdef __clang__
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety) interleave(enable)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+#define EACH_ELEMENT(i) INDEPENDENT for (int64_t i = begin; i < end; i++)
+#define EACH_LANE(i, n) INDEPENDENT for (int64_t i = 0; i < (n); i++)
+#define EACH_LANE_IN_ORDER(i, n)                                                                             \
+  for (int64_t i = 0; i < (n); i++) /* what no compiler vectorises: NaN-safe max */
+#define FIRST_LANE
+#define ENTRY(name)                                                                                          \
+  void PASTE(name, SPTX_ELEMENT, SPTX_VARIANT)(int64_t begin, int64_t end, const void *arguments);           \
+  void PASTE(name, SPTX_ELEMENT, SPTX_VARIANT)(int64_t begin, int64_t end, const void *arguments) {          \
+    name##_rows(begin, end, *(const struct sptx_##name##_args *)arguments);                                  \
+  }
+INLINE float lane_sum(float x) {
+  return x;
+}
+INLINE float lane_max(float x) {
+  return x;
+}
+INLINE double lane_sum_double(double x) {
+  return x;
+}
+#endif
+
+/* KERNEL(name) { body over begin, end and the arguments a } */
+#define KERNEL(name)                                                                                         \
+  INLINE void name##_rows(int64_t begin, int64_t end, struct sptx_##name##_args a);                          \
+  ENTRY(name)                                                                                                \
+  INLINE void name##_rows(int64_t begin, int64_t end, struct sptx_##name##_args a)
+
+union float_bits {
+  float value;
+  uint32_t bits;
+};
+
+#if defined(SPTX_ELEMENT_bf16)
+typedef uint16_t element;
+INLINE float load(element x) {
+  union float_bits u = {.bits = (uint32_t)x << 16};
+  return u.value;
+}
+/* Round to nearest even; a NaN stays one (its upper half is made quiet). */
+INLINE element store(float x) {
+  union float_bits u = {x};
+  uint32_t rounded = (u.bits + 0x7fff + (u.bits >> 16 & 1)) >> 16;
+  return (element)(x == x ? rounded : u.bits >> 16 | 0x40);
+}
+#elif defined(SPTX_ELEMENT_f16)
+typedef _Float16 element;
+INLINE float load(element x) {
+  return (float)x;
+}
+INLINE element store(float x) {
+  return (element)x;
+}
+#else
+typedef float element;
+INLINE float load(element x) {
+  return x;
+}
+INLINE element store(float x) {
+  return x;
+}
+#endif
+
+/* exp by 2^n * polynomial on [-ln2/2, ln2/2] (Cephes' minimax coefficients), below 2 ulp. */
+INLINE float exp_float(float x) {
+  x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+  float n = __builtin_rintf(x * 1.44269504f);
+  float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  union float_bits scale = {.bits = (uint32_t)((int32_t)n + 127) << 23};
+  return p * scale.value;
+}
+
+/* ln of a positive normal number: exponent plus the series of atanh((m - 1) / (m + 1)), m in [0.7, 1.42). */
+INLINE float log_float(float x) {
+  union float_bits u = {x};
+  int32_t exponent = (int32_t)(u.bits >> 23) - 127;
+  u.bits = (u.bits & 0x7fffff) | 0x3f800000;
+  if (u.value > 1.41421356f) {
+    u.value *= 0.5f;
+    exponent++;
+  }
+  float s = (u.value - 1.0f) / (u.value + 1.0f), s2 = s * s;
+  float series =
+      2.0f * s *
+      (1.0f + s2 * (1.0f / 3 + s2 * (1.0f / 5 + s2 * (1.0f / 7 + s2 * (1.0f / 9 + s2 * (1.0f / 11))))));
+  return (float)exponent * 0.693147181f + series;
+}
+
+/* Philox4x32-10 (Salmon et al. 2011): four random words for a counter and a key. */
+INLINE void philox(uint32_t counter[4], uint32_t key0, uint32_t key1) {
+  for (int round = 0; round < 10; round++) {
+    uint64_t a = (uint64_t)0xD2511F53u * counter[0], b = (uint64_t)0xCD9E8D57u * counter[2];
+    uint32_t next0 = (uint32_t)(b >> 32) ^ counter[1] ^ key0, next2 = (uint32_t)(a >> 32) ^ counter[3] ^ key1;
+    counter[1] = (uint32_t)b;
+    counter[3] = (uint32_t)a;
+    counter[0] = next0;
+    counter[2] = next2;
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+}
+
+/* The four random words of elements 4 * quad .. 4 * quad + 3 of the global batch. */
+INLINE void dropout_words(const struct sptx_dropout *dropout, int64_t quad, uint32_t word[4]) {
+  word[0] = (uint32_t)quad;
+  word[1] = (uint32_t)(quad >> 32);
+  word[2] = dropout->stream;
+  word[3] = dropout->step;
+  philox(word, dropout->key[0], dropout->key[1]);
+}
+
+#endif
