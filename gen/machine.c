@@ -38,7 +38,7 @@ static enum sptx_code check_diagnostic(LLVMModuleRef module, sptx_error *error) 
 }
 
 /* LLVM's registry of targets is the process's; filling it is idempotent, but not thread safe. */
-static void register_x86(void) {
+static void register_once(void) {
   LLVMInitializeX86TargetInfo();
   LLVMInitializeX86Target();
   LLVMInitializeX86TargetMC();
@@ -46,9 +46,13 @@ static void register_x86(void) {
   LLVMInitializeX86AsmParser();
 }
 
-static enum sptx_code create_machine(LLVMTargetMachineRef *machine, sptx_error *error) {
+void sptx_x86_register(void) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, register_x86);
+  pthread_once(&once, register_once);
+}
+
+static enum sptx_code create_machine(LLVMTargetMachineRef *machine, sptx_error *error) {
+  sptx_x86_register();
   LLVMTargetRef target;
   char *message = NULL;
   if (LLVMGetTargetFromTriple(X86_TRIPLE, &target, &message)) {

@@ -9,6 +9,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+/* Makes LLVM's x86 back end known to LLVM; the functions below do so themselves. */
+void sptx_x86_register(void);
+
 /* A context that prints nothing: the first error of LLVM's is kept in *diagnostic, which lives as long as the
  * context and from which the functions below take it. */
 LLVMContextRef sptx_llvm_context_create(sptx_error *diagnostic);

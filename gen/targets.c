@@ -23,8 +23,7 @@ const sptx_target sptx_targets[] = {
     {.name = NULL},
 };
 
-static const sptx_target *native(void) {
-  enum sptx_isa isa = sptx_x86_host_isa();
+const sptx_target *sptx_target_of_isa(enum sptx_isa isa) {
   const sptx_target *row = sptx_targets;
   while (row->family != SPTX_FAMILY_X86 || row->isa != isa)
     row++;
@@ -33,7 +32,7 @@ static const sptx_target *native(void) {
 
 enum sptx_code sptx_target_find(const char *name, const sptx_target **target, sptx_error *error) {
   if (strcmp(name, "native") == 0) {
-    *target = native();
+    *target = sptx_target_of_isa(sptx_x86_host_isa());
     return SPTX_CODE_OK;
   }
   for (*target = sptx_targets; (*target)->name; ++*target)

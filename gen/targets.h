@@ -24,4 +24,7 @@ extern const sptx_target sptx_targets[];
  * the names. */
 enum sptx_code sptx_target_find(const char *name, const sptx_target **target, sptx_error *error);
 
+/* The x86 row of an instruction set; there is one for each. */
+const sptx_target *sptx_target_of_isa(enum sptx_isa isa);
+
 #endif

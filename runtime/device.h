@@ -16,6 +16,7 @@ typedef struct sptx_request {
   sptx_problem problem;
   float scale, soft_cap;
   const float *alibi_slopes;    /* problem.heads floats, or NULL */
+  int threads;                  /* CPU threads that create may use, at least 1 */
   bool backward, decode;        /* passes wanted besides forward */
   const sptx_piece_list *lists; /* one for each class */
   int class_count;
