@@ -5,8 +5,10 @@
 #define SPTX_PATTERNS_EXPR_H
 
 #include "patterns/error.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 /* Where a piece of text stands; file is borrowed and outlives the expression. 1-based. */
 typedef struct sptx_place {
@@ -55,7 +57,12 @@ typedef struct sptx_expr {
   sptx_place place;
 } sptx_expr;
 
-/* Parses text (not NUL terminated) over the variables in names. Nesting and length are bounded. */
+#define SPTX_EXPR_MAX_LENGTH 4096
+#define SPTX_EXPR_MAX_NODES 1024
+#define SPTX_EXPR_MAX_DEPTH 64
+
+/* Parses text (not NUL terminated) over the variables in names; a name of "" is never found. Nesting, length
+ * and the number of nodes are bounded. *expr is NULL after a failure. */
 enum sptx_code sptx_expr_parse(const char *text, size_t length, sptx_place place, const char *const *names,
                                size_t name_count, sptx_expr **expr, sptx_error *error);
 /* Evaluates with values[k] for variable k. */
@@ -66,7 +73,20 @@ enum sptx_code sptx_expr_eval(const sptx_expr *expr, const int64_t *values, int6
 enum sptx_code sptx_expr_substitute(const sptx_expr *expr, const int64_t *values, const unsigned char *known,
                                     const int *remap, sptx_expr **result, sptx_error *error);
 enum sptx_code sptx_expr_copy(const sptx_expr *expr, sptx_expr **copy, sptx_error *error);
-void sptx_expr_free(sptx_expr *expr); /* NULL is allowed */
+bool sptx_expr_equal(const sptx_expr *a, const sptx_expr *b); /* structural; places do not count */
+bool sptx_expr_uses(const sptx_expr *expr, int64_t variable); /* expr may be NULL */
+bool sptx_expr_is_function(const char *name);                 /* a name that params may not take */
+void sptx_expr_free(sptx_expr *expr);                         /* NULL is allowed */
+/* Writes expr as text that parses back to an equal tree; names[k] stands for variable k. */
+void sptx_expr_print(const sptx_expr *expr, const char *const *names, FILE *stream);
+
+/* Floor division and the remainder that goes with it; b != 0, and not INT64_MIN / -1. */
+int64_t sptx_floor_div(int64_t a, int64_t b);
+int64_t sptx_floor_mod(int64_t a, int64_t b);
+
+/* sptx_fail with "file:line:column: " in front. */
+__attribute__((format(printf, 4, 5))) enum sptx_code sptx_fail_at(sptx_error *error, enum sptx_code code,
+                                                                  sptx_place place, const char *format, ...);
 
 /* The variables of a resolved `where`: the only ones left after params, n and h are known. */
 enum { SPTX_VARIABLE_QUERY = 0, SPTX_VARIABLE_KEY = 1 };

@@ -11,6 +11,10 @@
 #include <stdint.h>
 
 #define SPTX_GRID_MAX_AXES 4
+/* The most positions a sequence may have, and the bound of each number in a set: their products of two fit
+ * 128 bits, and sums never leave 64. */
+#define SPTX_MAX_POSITIONS ((int64_t)1 << 40)
+#define SPTX_MAX_LISTED ((int64_t)1 << 20) /* entries of columns.residues, global.at */
 
 enum sptx_set_kind {
   SPTX_SET_ALL,
@@ -62,7 +66,8 @@ typedef struct sptx_set {
     struct {
       int64_t block, per_row;
       uint64_t seed;
-    } random; /* key blocks of a query block: sptx_random_has_block */
+      bool causal; /* draw from the blocks 0..query_block, whatever n is */
+    } random;      /* key blocks of a query block: sptx_random_has_block */
     struct {
       int64_t block, rows, columns;
       unsigned char *cells;
@@ -83,10 +88,12 @@ enum sptx_code sptx_set_contains(const sptx_set *set, int64_t n, int64_t i, int6
 enum sptx_code sptx_set_copy(const sptx_set *set, sptx_set **copy, sptx_error *error);
 bool sptx_set_equal(const sptx_set *a, const sptx_set *b); /* structural */
 void sptx_set_free(sptx_set *set);                         /* NULL is allowed */
+/* Writes the set as YAML that resolves to an equal set, indented by indent spaces from the second line on. */
+void sptx_set_print(const sptx_set *set, int indent, FILE *stream);
 
 /* The fixed choice of `random`: whether key_block is among the per_row blocks of query_block, drawn without
- * replacement from the blocks 0..block_count-1 (0..query_block where causal is set) by a counter-based
- * generator, so that it is the same on every machine. */
+ * replacement from the blocks 0..block_count-1 by a counter-based generator, so that it is the same on every
+ * machine. A causal set passes query_block + 1 as block_count, another one ceil(n / block). */
 bool sptx_random_has_block(uint64_t seed, int64_t per_row, int64_t block_count, int64_t query_block,
                            int64_t key_block);
 
