@@ -1,0 +1,176 @@
+/* Planning Hopper launches: which kernel, tile sizes and parameters serve each part of a piece. */
+#include "gen/ptx/hopper.h"
+#include "gen/ptx/hopper_forward.h"
+#include "gen/ptx/hopper_tile.h"
+#include <stdio.h>
+#include <string.h>
+
+/* Keys and values of the lanes that run together should stay in the L2 cache (50 to 60 MB). */
+#define L2_GROUP_BYTES ((int64_t)24 << 20)
+#define SHARED_LIMIT 232448
+
+static const char *bound_name(enum sptx_hopper_bound kind) {
+  static const char *const names[] = {"none", "line", "ramp"};
+  return names[kind];
+}
+
+static int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+/* Shared values that fit 64 rows of queries and of keys; 0 where packing gains nothing. */
+static int64_t packable(const sptx_piece *piece, const sptx_hopper_part *part) {
+  int64_t rows = part->query_count > part->key_count ? part->query_count : part->key_count;
+  return rows <= 64 && part->shared_count > 1 && piece->key.inner_count == 1 ? 64 / rows : 0;
+}
+
+/* Keys that the middle query sees: turns and three consumers pay off where loops are long. */
+static int64_t mean_keys(const sptx_hopper_part *part) {
+  int64_t x = part->query_count / 2;
+  int64_t low = sptx_bound_at(&part->lo, x), high = sptx_bound_at(&part->hi, x);
+  low = low < 0 ? 0 : low;
+  high = high > part->key_count ? part->key_count : high;
+  return high - low;
+}
+
+/* Defaults, by head dimension. Registers: 65536 over all threads, the producer's share given back. */
+static void default_forward(const sptx_problem *problem, const sptx_hopper_part *part,
+                            sptx_hopper_forward_spec *spec) {
+  int wide = problem->head_dim > 128, narrow = problem->head_dim <= 64;
+  spec->consumers = narrow && mean_keys(part) >= 1024 ? 3 : 2;
+  spec->key_tile = !wide ? 128 : problem->head_dim <= 192 ? 80 : 48;
+  spec->stages = narrow ? 3 : 2;
+  spec->query_stages = wide ? 1 : 2;
+  spec->ping_pong = !spec->packed && mean_keys(part) >= 1024;
+  if (spec->packed)
+    spec->key_tile = 64;
+}
+
+static void apply_schedule(const sptx_ptx_schedule *schedule, sptx_hopper_forward_spec *spec) {
+  if (schedule->consumers)
+    spec->consumers = schedule->consumers;
+  if (schedule->query_tile)
+    spec->consumers = schedule->query_tile / 64;
+  if (schedule->key_tile && !spec->packed)
+    spec->key_tile = schedule->key_tile;
+  if (schedule->stages)
+    spec->stages = schedule->stages;
+  spec->producer_registers = spec->consumers == 3 ? 32 : spec->consumers == 1 ? 56 : 24;
+  spec->consumer_registers = spec->consumers == 3 ? 160 : spec->consumers == 1 ? 256 : 240;
+  if (schedule->producer_registers)
+    spec->producer_registers = schedule->producer_registers;
+  if (schedule->consumer_registers)
+    spec->consumer_registers = schedule->consumer_registers;
+}
+
+static enum sptx_code check_forward(const sptx_hopper_forward_spec *spec, const sptx_piece *piece,
+                                    sptx_error *error) {
+  int live = spec->head_dim / 2 + spec->key_tile / 2 + spec->key_tile / 4 + 20;
+  sptx_hopper_forward_layout layout = sptx_hopper_forward_layout_of(spec);
+  if (spec->consumers < 1 || spec->consumers > 3 || spec->key_tile < 16 || spec->key_tile > 256 ||
+      spec->key_tile % 16 || spec->stages < 1 || layout.total > SHARED_LIMIT ||
+      live > spec->consumer_registers || !sptx_hopper_tile_fits(piece, spec->key_tile))
+    return sptx_fail(error, SPTX_CODE_UNSUPPORTED,
+                     "a Hopper tile of %d x %d keys with %d stages needs %d bytes of shared memory and about "
+                     "%d registers, or cuts runs of keys: choose smaller tiles",
+                     64 * spec->consumers, spec->key_tile, spec->stages, layout.total, live);
+  return SPTX_CODE_OK;
+}
+
+static void name_forward(const sptx_hopper_forward_spec *spec, char *symbol, size_t size) {
+  snprintf(symbol, size, "%s_forward_sm90a_d%d_q%d_k%d_s%d_r%d%s%s%s%s_%s_%s",
+           spec->element == SPTX_ELEMENT_BF16 ? "bf16" : "f16", spec->head_dim, 64 * spec->consumers,
+           spec->key_tile, spec->stages, spec->consumer_registers, spec->packed ? "_packed" : "",
+           spec->key_runs ? "_runs" : "", spec->merge ? "_merge" : "", spec->ping_pong ? "_pingpong" : "",
+           bound_name(spec->lower), bound_name(spec->upper));
+}
+
+/* Items and their order. */
+static enum sptx_code fill_items(const sptx_problem *problem, const sptx_hopper_part *part, int64_t rows,
+                                 int64_t pack, int64_t groups_per_item, sptx_hopper_params *params,
+                                 sptx_error *error) {
+  int64_t tiles = pack ? 1 : ceil_div(part->query_count, rows);
+  int64_t shared = pack ? ceil_div(part->shared_count, pack * groups_per_item) : part->shared_count;
+  int64_t lanes = shared * params->head_count * problem->batch;
+  if (lanes > ((int64_t)1 << 30) / tiles)
+    return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "the Hopper kernels cannot count the tiles in 32 bits");
+  int64_t lane_bytes = 4 * part->key_count * problem->head_dim;
+  int64_t group = L2_GROUP_BYTES / lane_bytes;
+  params->query_tiles = (int32_t)tiles;
+  params->shared_groups = (int32_t)shared;
+  params->lanes = (int32_t)lanes;
+  params->lane_group = (int32_t)(group < 1 ? 1 : group > lanes ? lanes : group);
+  params->items = (int32_t)(tiles * lanes);
+  params->pack = (int32_t)pack;
+  return SPTX_CODE_OK;
+}
+
+static void finish_launch(sptx_gpu_launch *launch, const sptx_hopper_params *params, int consumers,
+                          int shared_bytes) {
+  uint32_t items = (uint32_t)params->items;
+  launch->grid[0] = items < SPTX_HOPPER_MAX_CTAS ? items : SPTX_HOPPER_MAX_CTAS;
+  launch->grid[1] = launch->grid[2] = 1;
+  launch->block = 128 * ((uint32_t)consumers + 1);
+  launch->shared_bytes = (uint32_t)shared_bytes;
+}
+
+static sptx_hopper_forward_spec forward_spec(const sptx_gpu_planner *planner, const sptx_gpu_job *job,
+                                             const sptx_hopper_part *part) {
+  sptx_hopper_forward_spec spec;
+  memset(&spec, 0, sizeof spec);
+  spec.element = planner->problem->element;
+  spec.head_dim = planner->problem->head_dim;
+  spec.packed = packable(job->piece, part) > 0;
+  spec.key_runs = job->piece->key.inner_count == 2;
+  spec.merge = job->merge;
+  spec.lower = sptx_hopper_lower_kind(part);
+  spec.upper = sptx_hopper_upper_kind(part);
+  default_forward(planner->problem, part, &spec);
+  apply_schedule(&planner->schedule, &spec);
+  return spec;
+}
+
+static enum sptx_code add_forward_part(sptx_gpu_planner *planner, const sptx_gpu_job *job,
+                                       const sptx_hopper_part *part, int64_t head_table, sptx_error *error) {
+  const sptx_piece *piece = job->piece;
+  sptx_hopper_forward_spec spec = forward_spec(planner, job, part);
+  int64_t pack = packable(piece, part);
+  char symbol[128];
+  int kernel, repeats = pack ? (int)pack : 1;
+  sptx_hopper_params params = {0};
+  sptx_hopper_fill_params(planner, job, part, head_table, &params);
+  SPTX_TRY(fill_items(planner->problem, part, 64 * spec.consumers, pack, spec.consumers, &params, error));
+  params.key_tiles = (int32_t)ceil_div(part->key_count, spec.key_tile);
+  int query_rows = pack ? (int)part->query_count : 64, key_rows = pack ? (int)part->key_count : spec.key_tile;
+  int row_bytes = 128 * sptx_hopper_forward_layout_of(&spec).chunks;
+  params.query_load = spec.consumers * query_rows * repeats * row_bytes;
+  params.key_load = (pack ? spec.consumers : 1) * key_rows * repeats * row_bytes;
+  name_forward(&spec, symbol, sizeof symbol);
+  SPTX_TRY(
+      sptx_gpu_add_kernel(planner, symbol, sptx_hopper_forward_emit, &spec, sizeof spec, &kernel, error));
+  sptx_gpu_launch *launch;
+  SPTX_TRY(sptx_gpu_add_launch(planner, kernel, &params, sizeof params, &launch, error));
+  launch->maps[0] = sptx_hopper_query_map(planner, piece, part, SPTX_GPU_Q, query_rows, repeats);
+  launch->maps[1] = sptx_hopper_key_map(planner, piece, part, SPTX_GPU_K, key_rows, repeats);
+  launch->maps[2] = sptx_hopper_key_map(planner, piece, part, SPTX_GPU_V, key_rows, repeats);
+  launch->maps[3] = sptx_hopper_query_map(planner, piece, part, SPTX_GPU_O, query_rows, repeats);
+  launch->map_count = 4;
+  finish_launch(launch, &params, spec.consumers, sptx_hopper_forward_layout_of(&spec).total);
+  return SPTX_CODE_OK;
+}
+
+enum sptx_code sptx_hopper_forward_add(sptx_gpu_planner *planner, const sptx_gpu_job *job,
+                                       sptx_error *error) {
+  sptx_hopper_part parts[SPTX_HOPPER_MAX_PARTS];
+  int count;
+  int64_t head_table;
+  SPTX_TRY(sptx_hopper_split(planner->problem, job->piece, parts, &count, error));
+  for (int i = 0; i < count; i++) {
+    sptx_hopper_forward_spec spec = forward_spec(planner, job, &parts[i]);
+    SPTX_TRY(check_forward(&spec, job->piece, error));
+  }
+  SPTX_TRY(sptx_hopper_head_table(planner, job, &head_table, error));
+  for (int i = 0; i < count; i++)
+    SPTX_TRY(add_forward_part(planner, job, &parts[i], head_table, error));
+  return SPTX_CODE_OK;
+}

@@ -1,0 +1,67 @@
+/* What Hopper kernels share: thread roles, the persistent loop over work items, bounds and tile ranges,
+ * pipelines of shared-memory stages, and moving fragments through swizzled shared memory. */
+#ifndef SPTX_GEN_PTX_HOPPER_TILE_H
+#define SPTX_GEN_PTX_HOPPER_TILE_H
+
+#include "gen/ptx/hopper_asm.h"
+#include "gen/ptx/hopper_part.h"
+#include <stddef.h>
+
+#define SPTX_HOPPER_MAX_CTAS 132 /* persistent CTAs: one for each multiprocessor of an H100 or H200 */
+
+#define SPTX_HOPPER_PARAM(e, field) sptx_load_param(e, (e)->i32, offsetof(sptx_hopper_params, field))
+#define SPTX_HOPPER_PARAM64(e, field) sptx_load_param(e, (e)->i64, offsetof(sptx_hopper_params, field))
+
+/* A ring of stages: slots of the stage index and of its parity. Barriers full and empty of stage s are at
+ * full + 8s and empty + 8s, buffers at base + s * bytes. */
+typedef struct sptx_ring {
+  sptx_value stage, parity; /* slots */
+  sptx_value base, full, empty;
+  int stages, bytes;
+} sptx_ring;
+/* A producer's ring starts one parity ahead, so that its first waits return at once. */
+sptx_ring sptx_ring_open(sptx_gpu_emitter *e, sptx_value base, int bytes, int stages, sptx_value full,
+                         sptx_value empty, bool producer);
+void sptx_ring_init(sptx_gpu_emitter *e, const sptx_ring *ring, int full_count, int empty_count);
+sptx_value sptx_ring_buffer(sptx_gpu_emitter *e, const sptx_ring *ring);
+sptx_value sptx_ring_full(sptx_gpu_emitter *e, const sptx_ring *ring);
+void sptx_ring_wait_full(sptx_gpu_emitter *e, const sptx_ring *ring);
+void sptx_ring_fill(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value bytes); /* waits, then expects */
+void sptx_ring_release(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value first_lane);
+void sptx_ring_advance(sptx_gpu_emitter *e, const sptx_ring *ring);
+
+/* The persistent loop: CTA c of G takes items c, 2G-1-c, 2G+c, ... so that every CTA gets its share of long
+ * items. */
+typedef struct sptx_item_loop {
+  sptx_loop rounds;
+  sptx_if valid;
+  sptx_value flip, index;
+} sptx_item_loop;
+sptx_item_loop sptx_item_loop_begin(sptx_gpu_emitter *e);
+void sptx_item_loop_end(sptx_gpu_emitter *e, sptx_item_loop *loop);
+
+/* A decoded item; all i32. */
+typedef struct sptx_item {
+  sptx_value tile, shared_group, head, kv_head, batch;
+} sptx_item;
+sptx_item sptx_item_decode(sptx_gpu_emitter *e, sptx_value index);
+
+/* Bounds at x, unclipped to the keys that exist. offset: of the bound in sptx_hopper_params. */
+sptx_value sptx_bound_value(sptx_gpu_emitter *e, enum sptx_hopper_bound kind, size_t offset, sptx_value x);
+
+/* This thread's place: warpgroup of the CTA (uniform), and in the warpgroup thread, warp, lane, row = 16 warp
+ * + lane / 4, quad = lane % 4; first_lane is 1 in lane 0 of each warp, leader 1 in one thread. */
+typedef struct sptx_place_in_group {
+  sptx_value group, thread, warp, lane, row, quad, first_lane, leader;
+} sptx_thread_place;
+sptx_thread_place sptx_thread_place_of(sptx_gpu_emitter *e);
+
+/* Address of this lane's row for stmatrix and ldmatrix of 16-column slab 0 of a 64-row swizzled region; slab
+ * k is at sptx_fragment_slab. */
+sptx_value sptx_fragment_address(sptx_gpu_emitter *e, const sptx_thread_place *place, sptx_value region);
+sptx_value sptx_fragment_slab(sptx_gpu_emitter *e, sptx_value address, int slab, int chunk_bytes);
+
+sptx_value sptx_ceil_div_by(sptx_gpu_emitter *e, sptx_value a, int b); /* a >= 0 */
+sptx_value sptx_clamp(sptx_gpu_emitter *e, sptx_value x, sptx_value low, sptx_value high);
+
+#endif
