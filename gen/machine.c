@@ -13,7 +13,7 @@
 #define X86_TRIPLE "x86_64-unknown-linux-gnu"
 /* The generator writes loops blocked and vectorised already; what is left is to clean up address arithmetic.
  */
-#define X86_PIPELINE "sroa,early-cse,instcombine<no-verify-fixpoint>,licm,early-cse,simplifycfg"
+#define X86_PIPELINE "early-cse,loop-mssa(licm),simplifycfg"
 
 static void keep_diagnostic(LLVMDiagnosticInfoRef info, void *diagnostic) {
   sptx_error *kept = diagnostic;

@@ -9,6 +9,7 @@
 #include <llvm-c/Core.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 enum sptx_isa { SPTX_ISA_AVX2, SPTX_ISA_AVX512, SPTX_ISA_AVX512_BF16, SPTX_ISA_AMX };
 
@@ -58,6 +59,16 @@ typedef struct sptx_x86_plan {
 enum sptx_isa sptx_x86_host_isa(void);
 bool sptx_x86_isa_available(enum sptx_isa isa);
 const char *sptx_isa_name(enum sptx_isa isa); /* "avx2", "avx512", "avx512_bf16", "amx" */
+enum sptx_code sptx_isa_from_name(const char *name, enum sptx_isa *isa, sptx_error *error);
+/* Asks the system for the tile registers, once a process, before any AMX kernel runs. False: not granted. */
+bool sptx_x86_enable_amx(void);
+
+/* Schedules worth trying for a piece, at most capacity; returns how many. Each is complete (no zeros). */
+int sptx_x86_schedule_space(const sptx_problem *problem, enum sptx_pass pass, const sptx_piece *piece,
+                            enum sptx_isa isa, sptx_x86_schedule *schedules, int capacity);
+/* Expected cycles of one head's pass on one core: a guess that orders candidates. */
+double sptx_x86_schedule_cost(const sptx_x86_schedule *schedule, const sptx_problem *problem,
+                              const sptx_piece *piece);
 
 /* Plans one pass. lists[c] holds the pieces of class c of the instance, class_of_head as in the instance.
  * schedule may be NULL (defaults). The plan copies what it needs from the pieces. */
@@ -65,7 +76,9 @@ enum sptx_code sptx_x86_plan_create(const sptx_problem *problem, enum sptx_pass 
                                     const sptx_piece_list *lists, const int *class_of_head,
                                     const sptx_x86_schedule *schedule, sptx_x86_plan **plan,
                                     sptx_error *error);
-void sptx_x86_plan_free(sptx_x86_plan *plan);
+void sptx_x86_plan_free(sptx_x86_plan *plan); /* NULL is allowed */
+/* The plan's text form, one line for each launch, for `sptx-gen --dump schedule`. */
+void sptx_x86_plan_print(const sptx_x86_plan *plan, FILE *stream);
 
 /* Writes the distinct kernels of the plan into a new module of context (target triple, CPU and features set,
  * verified, not yet optimised). The set of symbols equals the distinct launch symbols. */

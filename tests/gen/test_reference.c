@@ -46,7 +46,8 @@ Test(reference, gradients_match_central_differences) {
                           .head_dim = DIM,
                           .soft_cap = true,
                           .alibi = true};
-  reference_call call = {&problem, causal_pairs, NULL, 0.7, 1.5, slopes, q, k, v, o, lse, d_o, d_q, d_k, d_v};
+  reference_call call = {&problem, causal_pairs, NULL, 0.7, 1.5, slopes, q, k, v,
+                         o,        lse,          d_o,  d_q, d_k, d_v,    0};
   uint64_t seed = 1;
   for (int i = 0; i < HEADS * QUERIES * DIM; i++)
     q[i] = reference_random(&seed), d_o[i] = reference_random(&seed);

@@ -21,7 +21,8 @@ static double score_of(const reference_call *call, int64_t head, int64_t i, int6
     *slope = 1 - t * t;
   }
   if (problem->alibi)
-    score += (double)call->alibi_slopes[head] * (double)(j - (problem->n_k - problem->n_q + i));
+    score += (double)call->alibi_slopes[head] *
+             (double)(j - (problem->n_k - problem->n_q + i + call->query_shift));
   return score;
 }
 

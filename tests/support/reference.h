@@ -23,6 +23,7 @@ typedef struct reference_call {
   double *o, *lse;
   const double *d_o;
   double *d_q, *d_k, *d_v;
+  int64_t query_shift; /* added to the queries' positions, for decode at a position before the last */
 } reference_call;
 
 /* Writes o and lse: rows without keys get o = 0 and lse = -inf. */

@@ -1,0 +1,199 @@
+/* Bounds and masks: which keys each lane's query attends to, and the walk over the tiles of keys that hold
+ * any of them. */
+#include "gen/predicate.h"
+#include "gen/x86/emit.h"
+
+static LLVMValueRef bound_field(sptx_x86_emitter *e, int64_t bound, size_t field) {
+  return sptx_x86_param(e, bound + (int64_t)field);
+}
+#define BOUND(bound, name) bound_field(e, bound, offsetof(sptx_bound, name))
+
+static LLVMValueRef clamp(sptx_x86_emitter *e, LLVMValueRef value, LLVMValueRef low, LLVMValueRef high) {
+  return sptx_ir_min(&e->ir, sptx_ir_max(&e->ir, value, low), high);
+}
+
+/* A bound of period 1 is affine: 8 lanes at a time. */
+static void fill_affine(sptx_x86_emitter *e, int64_t bound, LLVMValueRef *x_range, LLVMValueRef target) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef zero = sptx_ir_i64(ir, 0);
+  LLVMValueRef ramp = clamp(e, sptx_ir_sub(ir, zero, BOUND(bound, ramp_from)), zero, BOUND(bound, ramp_max));
+  LLVMValueRef offset = sptx_ir_splat(ir, sptx_ir_add(ir, ramp, BOUND(bound, add)), 8);
+  LLVMValueRef mult = sptx_ir_splat(ir, BOUND(bound, mult), 8), shift = BOUND(bound, shift);
+  LLVMValueRef low = sptx_ir_splat(ir, BOUND(bound, low), 8), high = sptx_ir_splat(ir, BOUND(bound, high), 8);
+  sptx_ir_loop loop;
+  sptx_ir_loop_begin(ir, &loop, zero, sptx_ir_i64(ir, e->query_tile), sptx_ir_i64(ir, 8), true, NULL, 0);
+  LLVMValueRef x = sptx_ir_splat(ir, sptx_ir_add(ir, x_range[0], loop.index), 8);
+  x = clamp(e, sptx_ir_add(ir, x, sptx_ir_iota(ir, ir->i64, 8)), sptx_ir_splat(ir, x_range[1], 8),
+            sptx_ir_splat(ir, x_range[2], 8));
+  x = sptx_ir_add(ir, x, sptx_ir_splat(ir, shift, 8));
+  LLVMValueRef value = clamp(e, sptx_ir_add(ir, sptx_ir_mul(ir, x, mult), offset), low, high);
+  value = clamp(e, value, sptx_ir_splat(ir, x_range[3], 8), sptx_ir_splat(ir, x_range[4], 8));
+  value = LLVMBuildTrunc(ir->builder, value, LLVMVectorType(ir->i32, 8), "");
+  sptx_ir_store(ir, value, sptx_ir_at(ir, target, sptx_ir_mul(ir, loop.index, sptx_ir_i64(ir, 4))), 4);
+  sptx_ir_loop_end(ir, &loop);
+}
+
+/* floor((x + shift) / period) for an x + shift of either sign. */
+static LLVMValueRef floor_quotient(sptx_x86_emitter *e, LLVMValueRef value, LLVMValueRef period) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef quotient = LLVMBuildSDiv(ir->builder, value, period, "");
+  LLVMValueRef rest = sptx_ir_sub(ir, value, sptx_ir_mul(ir, quotient, period));
+  LLVMValueRef negative = sptx_ir_compare(ir, LLVMIntSLT, rest, sptx_ir_i64(ir, 0));
+  return sptx_ir_add(ir, quotient, LLVMBuildSExt(ir->builder, negative, ir->i64, ""));
+}
+
+/* Any bound, lane by lane: one division at the start, then quotient and remainder count along. */
+static void fill_periodic(sptx_x86_emitter *e, int64_t bound, LLVMValueRef *x_range, LLVMValueRef target) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef zero = sptx_ir_i64(ir, 0), one = sptx_ir_i64(ir, 1), period = BOUND(bound, period);
+  LLVMValueRef first = clamp(e, x_range[0], x_range[1], x_range[2]);
+  LLVMValueRef shifted = sptx_ir_add(ir, first, BOUND(bound, shift));
+  LLVMValueRef quotient = floor_quotient(e, shifted, period);
+  LLVMValueRef rest = sptx_ir_sub(ir, shifted, sptx_ir_mul(ir, quotient, period));
+  LLVMValueRef base = sptx_ir_add(ir, sptx_ir_mul(ir, quotient, BOUND(bound, mult)), BOUND(bound, add));
+  LLVMValueRef carried[] = {base, rest}, mult = BOUND(bound, mult), from = BOUND(bound, ramp_from);
+  LLVMValueRef ramp_max = BOUND(bound, ramp_max), low = BOUND(bound, low), high = BOUND(bound, high);
+  sptx_ir_loop loop;
+  sptx_ir_loop_begin(ir, &loop, zero, sptx_ir_i64(ir, e->query_tile), one, true, carried, 2);
+  LLVMValueRef ramp = clamp(e, sptx_ir_sub(ir, loop.carried[1], from), zero, ramp_max);
+  LLVMValueRef value = clamp(e, sptx_ir_add(ir, loop.carried[0], ramp), low, high);
+  value = LLVMBuildTrunc(ir->builder, clamp(e, value, x_range[3], x_range[4]), ir->i32, "");
+  sptx_ir_store(ir, value, sptx_ir_at(ir, target, sptx_ir_mul(ir, loop.index, sptx_ir_i64(ir, 4))), 4);
+  /* The lane's x moves only while it is inside the range. */
+  LLVMValueRef x = sptx_ir_add(ir, x_range[0], loop.index);
+  LLVMValueRef moves = LLVMBuildAnd(ir->builder, sptx_ir_compare(ir, LLVMIntSGE, x, x_range[1]),
+                                    sptx_ir_compare(ir, LLVMIntSLT, x, x_range[2]), "");
+  LLVMValueRef next = sptx_ir_add(ir, loop.carried[1], LLVMBuildZExt(ir->builder, moves, ir->i64, ""));
+  LLVMValueRef wraps = sptx_ir_compare(ir, LLVMIntEQ, next, period);
+  loop.carried[0] = sptx_ir_add(ir, loop.carried[0], sptx_ir_select(ir, wraps, mult, zero));
+  loop.carried[1] = sptx_ir_select(ir, wraps, zero, next);
+  sptx_ir_loop_end(ir, &loop);
+}
+
+static void fill_bound(sptx_x86_emitter *e, int64_t bound, LLVMValueRef *x_range, LLVMValueRef target) {
+  sptx_ir *ir = &e->ir;
+  sptx_ir_branch branch;
+  LLVMValueRef affine = sptx_ir_compare(ir, LLVMIntEQ, BOUND(bound, period), sptx_ir_i64(ir, 1));
+  sptx_ir_if(ir, &branch, affine);
+  fill_affine(e, bound, x_range, target);
+  sptx_ir_else(ir, &branch);
+  fill_periodic(e, bound, x_range, target);
+  sptx_ir_end_if(ir, &branch);
+}
+
+void sptx_x86_bounds(sptx_x86_emitter *e, const sptx_x86_side *queries, const sptx_x86_side *keys,
+                     LLVMValueRef first) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef last = sptx_ir_sub(ir, queries->end, sptx_ir_i64(ir, 1));
+  LLVMValueRef x_range[] = {first, queries->begin, last, keys->begin, keys->end};
+  LLVMValueRef low = sptx_x86_scratch(e, e->layout.low), width = sptx_x86_scratch(e, e->layout.width);
+  fill_bound(e, SPTX_X86_FIELD(lo), x_range, low);
+  fill_bound(e, SPTX_X86_FIELD(hi), x_range, width);
+  sptx_ir_loop loop;
+  sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, e->query_tile * 4), sptx_ir_i64(ir, 32),
+                     true, NULL, 0);
+  LLVMTypeRef type = LLVMVectorType(ir->i32, 8);
+  LLVMValueRef address = sptx_ir_at(ir, width, loop.index);
+  LLVMValueRef difference = sptx_ir_sub(ir, sptx_ir_load(ir, type, address, 4),
+                                        sptx_ir_load(ir, type, sptx_ir_at(ir, low, loop.index), 4));
+  if (e->mutant == SPTX_X86_MUTANT_MASK)
+    difference = sptx_ir_add(ir, difference, sptx_ir_splat(ir, sptx_ir_i32(ir, 1), 8));
+  sptx_ir_store(ir, sptx_ir_max(ir, difference, LLVMConstNull(type)), address, 4);
+  sptx_ir_loop_end(ir, &loop);
+}
+
+LLVMValueRef sptx_x86_mask_lanes(sptx_x86_emitter *e, const sptx_x86_mask *mask, LLVMValueRef vector_index) {
+  sptx_ir *ir = &e->ir;
+  LLVMTypeRef integers = LLVMVectorType(ir->i32, e->lanes), booleans = LLVMVectorType(ir->i1, e->lanes);
+  if (e->shape->listed) {
+    LLVMValueRef shift = sptx_ir_mul(ir, vector_index, sptx_ir_i64(ir, e->lanes));
+    LLVMValueRef bits = LLVMBuildLShr(ir->builder, mask->bits, shift, "");
+    bits = LLVMBuildTrunc(ir->builder, bits, LLVMIntTypeInContext(ir->context, e->lanes), "");
+    return LLVMBuildBitCast(ir->builder, bits, booleans, "");
+  }
+  LLVMValueRef offset = sptx_ir_mul(ir, vector_index, sptx_ir_i64(ir, e->lanes * 4));
+  LLVMValueRef low =
+      sptx_ir_load(ir, integers, sptx_ir_at(ir, sptx_x86_scratch(e, e->layout.low), offset), 32);
+  LLVMValueRef width =
+      sptx_ir_load(ir, integers, sptx_ir_at(ir, sptx_x86_scratch(e, e->layout.width), offset), 32);
+  LLVMValueRef inside = sptx_ir_sub(ir, sptx_ir_splat(ir, mask->key_index, e->lanes), low);
+  LLVMValueRef result = sptx_ir_compare(ir, LLVMIntULT, inside, width);
+  if (!e->shape->predicate)
+    return result;
+  LLVMValueRef queries =
+      sptx_ir_load(ir, integers, sptx_ir_at(ir, sptx_x86_scratch(e, e->layout.query_position), offset), 32);
+  LLVMValueRef member = sptx_predicate_emit(ir, e->shape->predicate, queries, mask->key_position);
+  return LLVMBuildAnd(ir->builder, result, member, "");
+}
+
+static LLVMValueRef lane_value(sptx_x86_emitter *e, int64_t array, int lane) {
+  LLVMValueRef value = sptx_ir_load(&e->ir, e->ir.i32, sptx_x86_scratch(e, array + 4 * lane), 4);
+  return LLVMBuildSExt(e->ir.builder, value, e->ir.i64, "");
+}
+
+/* Bounds are monotonic, so the extreme values of a tile stand in its outermost lanes. */
+static void walk_band(sptx_x86_emitter *e, LLVMValueRef key_begin, LLVMValueRef key_end,
+                      sptx_x86_key_walk *walk) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef low[2], high[2];
+  for (int end = 0; end < 2; end++) {
+    low[end] = lane_value(e, e->layout.low, end * (e->query_tile - 1));
+    high[end] = sptx_ir_add(ir, low[end], lane_value(e, e->layout.width, end * (e->query_tile - 1)));
+  }
+  LLVMValueRef begin = sptx_ir_max(ir, sptx_ir_min(ir, low[0], low[1]), key_begin);
+  LLVMValueRef end = sptx_ir_min(ir, sptx_ir_max(ir, high[0], high[1]), key_end);
+  LLVMValueRef step = sptx_ir_i64(ir, e->key_tile);
+  sptx_ir_loop_begin(ir, &walk->loop, begin, end, step, false, NULL, 0);
+  walk->first = walk->loop.index;
+  walk->count = sptx_ir_min(ir, sptx_ir_sub(ir, end, walk->first), step);
+  walk->bits = NULL;
+  LLVMValueRef common =
+      LLVMBuildAnd(ir->builder, sptx_ir_compare(ir, LLVMIntSGE, walk->first, sptx_ir_max(ir, low[0], low[1])),
+                   sptx_ir_compare(ir, LLVMIntSLE, sptx_ir_add(ir, walk->first, walk->count),
+                                   sptx_ir_min(ir, high[0], high[1])),
+                   "");
+  walk->masked = e->shape->predicate ? LLVMConstInt(ir->i1, 1, false) : LLVMBuildNot(ir->builder, common, "");
+}
+
+static LLVMValueRef list_entry(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef index, LLVMTypeRef type,
+                               int size) {
+  LLVMValueRef address = sptx_ir_at(&e->ir, table, sptx_ir_mul(&e->ir, index, sptx_ir_i64(&e->ir, size)));
+  LLVMValueRef value = sptx_ir_load(&e->ir, type, address, (unsigned)size);
+  return type == e->ir.i64 ? value : LLVMBuildSExt(e->ir.builder, value, e->ir.i64, "");
+}
+
+/* Listed tiles are SPTX_GENERIC_TILE keys long; key tiles of the kernel are no shorter, and one query tile
+ * lies in one row of the list. */
+static void walk_list(sptx_x86_emitter *e, const sptx_x86_side *keys, LLVMValueRef query_first,
+                      LLVMValueRef key_begin, LLVMValueRef key_end, sptx_x86_key_walk *walk) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef tile = sptx_ir_i64(ir, SPTX_GENERIC_TILE), one = sptx_ir_i64(ir, 1);
+  LLVMValueRef row = sptx_ir_div(ir, query_first, tile), table = sptx_x86_table(e, SPTX_X86_FIELD(row_start));
+  LLVMValueRef begin = list_entry(e, table, row, ir->i64, 8);
+  LLVMValueRef end = list_entry(e, table, sptx_ir_add(ir, row, one), ir->i64, 8);
+  sptx_ir_loop_begin(ir, &walk->loop, begin, end, one, false, NULL, 0);
+  LLVMValueRef key_tile =
+      list_entry(e, sptx_x86_table(e, SPTX_X86_FIELD(key_tile)), walk->loop.index, ir->i32, 4);
+  LLVMValueRef mask = list_entry(e, sptx_x86_table(e, SPTX_X86_FIELD(mask)), walk->loop.index, ir->i32, 4);
+  walk->first = sptx_ir_mul(ir, key_tile, tile);
+  LLVMValueRef limit = sptx_ir_min(ir, key_end, keys->end);
+  LLVMValueRef count = sptx_ir_min(ir, sptx_ir_sub(ir, limit, walk->first), tile);
+  /* Chunks of the backward begin at multiples of the tile: a tile is inside or outside as a whole. */
+  LLVMValueRef inside = sptx_ir_compare(ir, LLVMIntSGE, walk->first, key_begin);
+  walk->count = sptx_ir_select(ir, inside, sptx_ir_max(ir, count, sptx_ir_i64(ir, 0)), sptx_ir_i64(ir, 0));
+  walk->masked = sptx_ir_compare(ir, LLVMIntSGE, mask, sptx_ir_i64(ir, 0));
+  LLVMValueRef offset = sptx_ir_mul(ir, mask, sptx_ir_i64(ir, SPTX_GENERIC_TILE * 8));
+  walk->bits = sptx_ir_at(ir, sptx_x86_table(e, SPTX_X86_FIELD(masks)), offset);
+}
+
+void sptx_x86_key_walk_begin(sptx_x86_emitter *e, const sptx_x86_side *keys, LLVMValueRef query_first,
+                             LLVMValueRef key_begin, LLVMValueRef key_end, sptx_x86_key_walk *walk) {
+  if (e->shape->listed)
+    walk_list(e, keys, query_first, key_begin, key_end, walk);
+  else
+    walk_band(e, key_begin, key_end, walk);
+}
+
+void sptx_x86_key_walk_end(sptx_x86_emitter *e, sptx_x86_key_walk *walk) {
+  sptx_ir_loop_end(&e->ir, &walk->loop);
+}

@@ -1,0 +1,72 @@
+/* From a plan to a module: the table of kernel families, and one kernel for each distinct symbol. */
+#include "gen/x86/emit.h"
+
+#include <llvm-c/Analysis.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct {
+  const char *name;
+  void (*emit)(sptx_x86_emitter *e, const char *symbol);
+} families[] = {
+    [SPTX_X86_FORWARD] = {"forward", sptx_x86_emit_forward},
+    [SPTX_X86_DECODE] = {"decode", sptx_x86_emit_forward},
+};
+
+const char *sptx_x86_family_name(enum sptx_x86_family family) {
+  return families[family].name;
+}
+
+static void emit_kernel(LLVMModuleRef module, const sptx_x86_shape *shape, const char *symbol,
+                        enum sptx_x86_mutant mutant) {
+  sptx_x86_emitter emitter;
+  sptx_x86_emitter_begin(&emitter, module, shape, symbol, mutant);
+  families[shape->family].emit(&emitter, symbol);
+  sptx_ir_end(&emitter.ir);
+}
+
+/* Provenance travels with the module as named metadata "sptx", one string for each kernel. */
+static void describe(LLVMModuleRef module, const sptx_x86_launch *launch, const sptx_x86_shape *shape) {
+  LLVMContextRef context = LLVMGetModuleContext(module);
+  const sptx_x86_schedule *schedule = &shape->schedule;
+  unsigned major, minor, patch;
+  char text[512];
+  LLVMGetVersion(&major, &minor, &patch);
+  int length = snprintf(text, sizeof text,
+                        "%s: sptx %s, LLVM %u.%u.%u, %s, query_tile %d, key_tile %d, register block %d x %d, "
+                        "scratch %zu bytes",
+                        launch->symbol, SPTX_VERSION, major, minor, patch, sptx_isa_name(schedule->isa),
+                        schedule->query_tile, schedule->key_tile, schedule->register_rows,
+                        schedule->register_vectors, launch->scratch_bytes);
+  LLVMMetadataRef string = LLVMMDStringInContext2(context, text, (size_t)length);
+  LLVMMetadataRef node = LLVMMDNodeInContext2(context, &string, 1);
+  LLVMAddNamedMetadataOperand(module, "sptx", LLVMMetadataAsValue(context, node));
+}
+
+enum sptx_code sptx_x86_plan_build_mutant(const sptx_x86_plan *plan, enum sptx_x86_mutant mutant,
+                                          LLVMContextRef context, LLVMModuleRef *module, sptx_error *error) {
+  const sptx_x86_plan_data *data = (const sptx_x86_plan_data *)plan;
+  *module = LLVMModuleCreateWithNameInContext("sptx", context);
+  LLVMSetTarget(*module, "x86_64-unknown-linux-gnu");
+  for (int k = 0; k < plan->launch_count; k++) {
+    if (LLVMGetNamedFunction(*module, plan->launches[k].symbol))
+      continue;
+    emit_kernel(*module, &data->shapes[k], plan->launches[k].symbol, mutant);
+    describe(*module, &plan->launches[k], &data->shapes[k]);
+  }
+  char *message = NULL;
+  enum sptx_code code = SPTX_CODE_OK;
+  if (LLVMVerifyModule(*module, LLVMReturnStatusAction, &message)) {
+    code = sptx_fail(error, SPTX_CODE_COMPILE, "generated x86 code does not verify, a defect of sptx: %s",
+                     message);
+    LLVMDisposeModule(*module);
+    *module = NULL;
+  }
+  LLVMDisposeMessage(message);
+  return code;
+}
+
+enum sptx_code sptx_x86_plan_build(const sptx_x86_plan *plan, LLVMContextRef context, LLVMModuleRef *module,
+                                   sptx_error *error) {
+  return sptx_x86_plan_build_mutant(plan, SPTX_X86_SOUND, context, module, error);
+}

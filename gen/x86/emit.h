@@ -1,0 +1,122 @@
+/* The emitter's state and the pieces that x86 kernels are put together from. Vectors have one query in each
+ * lane: scores are kept transposed, [key][query], so that maxima, sums and rescaling need no lane crossing.
+ */
+#ifndef SPTX_GEN_X86_EMIT_H
+#define SPTX_GEN_X86_EMIT_H
+
+#include "gen/ir.h"
+#include "gen/x86/kernel.h"
+
+typedef struct sptx_x86_emitter {
+  sptx_ir ir;
+  const sptx_x86_shape *shape;
+  enum sptx_x86_mutant mutant;
+  sptx_x86_layout layout;
+  char prefix[160];
+  unsigned lanes; /* float32 lanes of a vector */
+  int query_tile, key_tile, dim, rows, vectors;
+  LLVMTypeRef element, vector; /* the tensors' type; <lanes x float> */
+  LLVMValueRef args, params, item, scratch;
+  LLVMValueRef view_origin, view_below, view_positions; /* emitted functions, walk.c */
+  LLVMValueRef pack, unpack, unpack_running, copy_rows; /* rows.c */
+} sptx_x86_emitter;
+
+/* emit.c: access and mathematics */
+void sptx_x86_emitter_begin(sptx_x86_emitter *e, LLVMModuleRef module, const sptx_x86_shape *shape,
+                            const char *symbol, enum sptx_x86_mutant mutant);
+void sptx_x86_emitter_kernel(sptx_x86_emitter *e, const char *symbol); /* opens the exported function */
+/* An internal function "symbol.name"; result void. */
+LLVMValueRef sptx_x86_local_function(sptx_x86_emitter *e, const char *name, LLVMTypeRef result,
+                                     const LLVMTypeRef *parameters, unsigned count);
+LLVMValueRef sptx_x86_call(sptx_x86_emitter *e, LLVMValueRef function, LLVMValueRef *arguments,
+                           unsigned count);
+LLVMValueRef sptx_x86_arg(sptx_x86_emitter *e, int64_t byte_offset, LLVMTypeRef type);
+LLVMValueRef sptx_x86_param(sptx_x86_emitter *e, int64_t byte_offset); /* i64 */
+LLVMValueRef sptx_x86_table(sptx_x86_emitter *e, int64_t field);       /* pointer to a table */
+LLVMValueRef sptx_x86_scratch(sptx_x86_emitter *e, int64_t offset);
+int64_t sptx_x86_element_bytes(enum sptx_element element);
+
+/* 2^x for x <= 0 (or NaN): relative error below 3e-7, exactly 0 for -inf. */
+LLVMValueRef sptx_x86_exp2(sptx_x86_emitter *e, LLVMValueRef x);
+/* log2(x) for normal x > 0, error below 2e-7 of max(1, |result|); NaN and inf stay what they are. */
+LLVMValueRef sptx_x86_log2(sptx_x86_emitter *e, LLVMValueRef x);
+/* tanh(y) for x = 2 log2(e) y; absolute error below 3e-7. */
+LLVMValueRef sptx_x86_tanh(sptx_x86_emitter *e, LLVMValueRef x);
+/* lanes floats from lanes elements and back (ties to even), any alignment. */
+LLVMValueRef sptx_x86_load_floats(sptx_x86_emitter *e, enum sptx_element element, LLVMValueRef address,
+                                  unsigned lanes);
+void sptx_x86_store_floats(sptx_x86_emitter *e, enum sptx_element element, LLVMValueRef value,
+                           LLVMValueRef address);
+
+/* walk.c: from an item to positions, rows and bounds */
+void sptx_x86_emit_view_functions(sptx_x86_emitter *e);
+LLVMValueRef sptx_x86_origin(sptx_x86_emitter *e, int64_t view_field, LLVMValueRef shared);
+LLVMValueRef sptx_x86_below(sptx_x86_emitter *e, int64_t view_field, LLVMValueRef limit);
+
+/* One side (queries or keys) of a shared value: indices begin <= x < end exist. */
+typedef struct sptx_x86_side {
+  int64_t view_field;
+  LLVMValueRef origin, begin, end;
+} sptx_x86_side;
+void sptx_x86_query_side(sptx_x86_emitter *e, LLVMValueRef shared, sptx_x86_side *side);
+void sptx_x86_key_side(sptx_x86_emitter *e, LLVMValueRef shared, sptx_x86_side *side);
+/* i32 positions of indices first .. first + count, cut to those that exist, to scratch at `target`. */
+void sptx_x86_positions(sptx_x86_emitter *e, const sptx_x86_side *side, LLVMValueRef first,
+                        LLVMValueRef count, LLVMValueRef target);
+/* rows[k] = base + (positions[k] - first) * stride, for k < count rounded up to 8. */
+void sptx_x86_rows(sptx_x86_emitter *e, LLVMValueRef positions, LLVMValueRef count, LLVMValueRef base,
+                   LLVMValueRef stride, LLVMValueRef rows);
+/* Fills low and width of the tile's lanes (queries first ..) from lo and hi, cut to the key side. */
+void sptx_x86_bounds(sptx_x86_emitter *e, const sptx_x86_side *queries, const sptx_x86_side *keys,
+                     LLVMValueRef first);
+
+/* The mask of one vector of queries against one key: <lanes x i1>. */
+typedef struct sptx_x86_mask {
+  LLVMValueRef key_index;    /* i32, band */
+  LLVMValueRef key_position; /* i32 */
+  LLVMValueRef bits;         /* i64, listed: bit q of the tile of SPTX_GENERIC_TILE queries */
+} sptx_x86_mask;
+LLVMValueRef sptx_x86_mask_lanes(sptx_x86_emitter *e, const sptx_x86_mask *mask, LLVMValueRef vector_index);
+
+/* The key tiles of a query tile, in order. Between begin and end: the tile's first key, how many keys it
+ * has, whether any pair of it is masked, and where its bit masks stand (listed). */
+typedef struct sptx_x86_key_walk {
+  sptx_ir_loop loop;
+  LLVMValueRef first, count, masked, bits;
+} sptx_x86_key_walk;
+void sptx_x86_key_walk_begin(sptx_x86_emitter *e, const sptx_x86_side *keys, LLVMValueRef query_first,
+                             LLVMValueRef key_begin, LLVMValueRef key_end, sptx_x86_key_walk *walk);
+void sptx_x86_key_walk_end(sptx_x86_emitter *e, sptx_x86_key_walk *walk);
+
+/* rows.c: rows of tensors to tiles of scratch and back */
+/* void pack(rows, float factor, target): target[d][query] = factor * row[query][d]. */
+void sptx_x86_emit_pack(sptx_x86_emitter *e);
+/* void unpack(source, outputs): out[query][d] = weight * source[d][query] + earlier * in[query][d], with the
+ * tables weight, earlier and input_row of scratch; `in` is float32. The function it returns. */
+LLVMValueRef sptx_x86_emit_unpack(sptx_x86_emitter *e, const char *name, enum sptx_element element);
+/* void copy_rows(rows, count, target): rows become contiguous float32 rows at target, and the table points
+ * at them. */
+void sptx_x86_emit_copy_rows(sptx_x86_emitter *e);
+
+/* product.c: C[row][lane] (+)= sum over k of A(row, k) * B[k][lane], the register-blocked inner kernel. */
+typedef struct sptx_x86_product {
+  const char *name;
+  int rows, vectors, groups; /* of the register block; groups of `vectors` vectors side by side */
+  unsigned lanes;
+  bool a_by_k;     /* A(row, k) = table[k][row]; else table[row][k], or a[row * a_stride][k] */
+  int a_stride;    /* bytes; 0: a is a table of row pointers */
+  int b_stride;    /* bytes; 0: b is a table of row pointers */
+  int c_stride;    /* bytes; 0: c is a table of row pointers */
+  bool accumulate; /* add to C; else overwrite it */
+} sptx_x86_product;
+/* void f(a, b, c, i64 row_begin, i64 row_end, i64 k_count, i64 lane_offset in bytes, of b and c); k_count >
+ * 0. */
+LLVMValueRef sptx_x86_emit_product(sptx_x86_emitter *e, const sptx_x86_product *product);
+
+/* The families: each writes the whole exported function. */
+void sptx_x86_emit_forward(sptx_x86_emitter *e, const char *symbol); /* decode, too */
+void sptx_x86_emit_prepare(sptx_x86_emitter *e, const char *symbol);
+void sptx_x86_emit_backward(sptx_x86_emitter *e, const char *symbol);
+void sptx_x86_emit_finish(sptx_x86_emitter *e, const char *symbol);
+
+#endif

@@ -1,0 +1,47 @@
+/* Parts of the forward kernel that stand in files of their own or that the backward shares. */
+#ifndef SPTX_GEN_X86_FORWARD_H
+#define SPTX_GEN_X86_FORWARD_H
+
+#include "gen/x86/emit.h"
+
+/* One work item, decoded: which heads and queries, and where the tensors of its head begin. */
+typedef struct sptx_x86_item {
+  LLVMValueRef batch, head, kv_head; /* head: of the lanes, or of lane 0 in decode */
+  LLVMValueRef first;                /* inner index of lane 0's query */
+  sptx_x86_side queries, keys;
+  LLVMValueRef bases[2]; /* k and v of this key/value head */
+} sptx_x86_item;
+
+/* item.c. Both fill the lanes' tables (positions, rows, bounds, slopes) and leave the kernel when the item
+ * has nothing to do. */
+void sptx_x86_tile_item(sptx_x86_emitter *e, sptx_x86_item *item);
+void sptx_x86_decode_item(sptx_x86_emitter *e, sptx_x86_item *item);
+/* base + batch * strides[0] + head * strides[1], strides in the parameter block at field. */
+LLVMValueRef sptx_x86_head_base(sptx_x86_emitter *e, LLVMValueRef base, int64_t field, LLVMValueRef batch,
+                                LLVMValueRef head);
+/* epilogue.c: writes o and lse, merged with those of earlier pieces. */
+void sptx_x86_emit_epilogue(sptx_x86_emitter *e);
+
+/* forward.c */
+LLVMValueRef sptx_x86_lane_vector(sptx_x86_emitter *e, int64_t array, LLVMValueRef vector); /* its address */
+LLVMValueRef sptx_x86_query_factor(sptx_x86_emitter *e);
+/* Soft cap and ALiBi; *tangent (NULL allowed) is the cap's tanh. */
+LLVMValueRef sptx_x86_adjust(sptx_x86_emitter *e, LLVMValueRef score, const sptx_x86_mask *mask,
+                             LLVMValueRef vector, LLVMValueRef *tangent);
+void sptx_x86_key_of(sptx_x86_emitter *e, const sptx_x86_key_walk *walk, LLVMValueRef query_first,
+                     LLVMValueRef index, bool masked, sptx_x86_mask *mask);
+void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const sptx_x86_key_walk *walk,
+                       LLVMValueRef k_base, LLVMValueRef v_base);
+int sptx_x86_main_rows(const sptx_x86_emitter *e);
+
+/* careful.c: products that leave masked pairs out, for tiles whose inputs are not all finite. */
+/* i1 finite(rows, count): are all float32 elements of the rows finite? */
+LLVMValueRef sptx_x86_emit_finite(sptx_x86_emitter *e);
+/* void careful(rows, weights, output, count): output[d][lane] += row[k][d] * weights[k][lane] where the
+ * weight is not 0. */
+LLVMValueRef sptx_x86_emit_careful(sptx_x86_emitter *e);
+/* i1: the tile is masked and its rows are not all finite. */
+LLVMValueRef sptx_x86_if_not_finite(sptx_x86_emitter *e, LLVMValueRef finite, const sptx_x86_key_walk *walk,
+                                    LLVMValueRef table);
+
+#endif

@@ -1,0 +1,76 @@
+/* Instruction sets: what this machine has, their names, and the kernel families that exist for each. */
+#include "gen/x86/kernel.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const isa_names[] = {"avx2", "avx512", "avx512_bf16", "amx"};
+enum { ISA_COUNT = sizeof isa_names / sizeof *isa_names };
+
+const char *sptx_isa_name(enum sptx_isa isa) {
+  return isa_names[isa];
+}
+
+enum sptx_code sptx_isa_from_name(const char *name, enum sptx_isa *isa, sptx_error *error) {
+  for (int k = 0; k < ISA_COUNT; k++)
+    if (strcmp(name, isa_names[k]) == 0) {
+      *isa = (enum sptx_isa)k;
+      return SPTX_CODE_OK;
+    }
+  return sptx_fail(error, SPTX_CODE_INVALID_ARGUMENT,
+                   "'%s' is no instruction set: use avx2, avx512, avx512_bf16 or amx", name);
+}
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* CPUID leaf 7 tells what gcc's __builtin_cpu_supports does not know yet. */
+static bool has_amx_bf16(void) {
+  enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24 };
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_BF16) && (d & AMX_TILE);
+}
+
+bool sptx_x86_isa_available(enum sptx_isa isa) {
+  bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                __builtin_cpu_supports("avx512cd");
+  bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  switch (isa) {
+  case SPTX_ISA_AVX2:
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  case SPTX_ISA_AVX512:
+    return avx512;
+  case SPTX_ISA_AVX512_BF16:
+    return bf16;
+  case SPTX_ISA_AMX:
+    return bf16 && has_amx_bf16();
+  }
+  return false;
+}
+
+/* Linux hands out the tile registers' 8 KiB of state only to processes that ask (arch_prctl). */
+bool sptx_x86_enable_amx(void) {
+  enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_TILE_DATA = 18 };
+  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_TILE_DATA) == 0;
+}
+#else
+bool sptx_x86_isa_available(enum sptx_isa isa) {
+  (void)isa;
+  return false;
+}
+
+bool sptx_x86_enable_amx(void) {
+  return false;
+}
+#endif
+
+enum sptx_isa sptx_x86_host_isa(void) {
+  enum sptx_isa best = SPTX_ISA_AVX2;
+  for (int isa = SPTX_ISA_AVX2; isa < ISA_COUNT; isa++)
+    if (sptx_x86_isa_available((enum sptx_isa)isa))
+      best = (enum sptx_isa)isa;
+  return best;
+}

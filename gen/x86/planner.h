@@ -1,0 +1,24 @@
+/* The planner's state, shared by the files that plan forward and backward. Private to gen/x86. */
+#ifndef SPTX_GEN_X86_PLANNER_H
+#define SPTX_GEN_X86_PLANNER_H
+
+#include "gen/x86/kernel.h"
+
+typedef struct sptx_planner {
+  sptx_x86_plan_data *data;
+  sptx_x86_schedule schedule; /* as the caller gave it, zeros and all */
+  int64_t cover_n_q;          /* queries that a piece must hold to count as covering */
+} sptx_planner;
+
+/* What every block holds: sizes, strides, and when piece is not NULL its views and bounds. */
+void sptx_planner_params(const sptx_problem *problem, const sptx_piece *piece, sptx_x86_params *params);
+/* Appends a launch of batch * units * shared_total * tiles * chunks items. piece and its lists may be NULL.
+ */
+enum sptx_code sptx_planner_add(sptx_planner *planner, enum sptx_x86_family family, const sptx_piece *piece,
+                                const sptx_x86_schedule *schedule, const sptx_x86_params *params,
+                                const int64_t *heads, int64_t head_count, int64_t unit_heads,
+                                sptx_error *error);
+/* How many keys the queries first..last of a band have together, of those below key_end. */
+int64_t sptx_planner_band_keys(const sptx_piece *piece, int64_t first, int64_t last, int64_t key_end);
+
+#endif

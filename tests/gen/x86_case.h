@@ -1,0 +1,43 @@
+/* One attention call through the x86 generator, JIT-compiled and compared with the float64 reference. Outputs
+ * and the gaps between rows are poisoned before the run; gaps must keep their poison. */
+#ifndef SPTX_TESTS_GEN_X86_CASE_H
+#define SPTX_TESTS_GEN_X86_CASE_H
+
+#include "gen/x86/kernel.h"
+#include "tests/support/reference.h"
+
+enum x86_layout { X86_CONTIGUOUS, X86_POSITION_FIRST, X86_GAPS };
+
+typedef struct x86_case {
+  const char *pattern; /* YAML without the first line */
+  enum sptx_element element;
+  enum sptx_isa isa;
+  enum sptx_pass pass;
+  int64_t batch, heads, kv_heads, n_q, n_k;
+  int head_dim;
+  enum x86_layout layout;
+  double scale, soft_cap; /* scale 0: 1 / sqrt(head_dim) */
+  bool alibi;
+  sptx_x86_schedule schedule; /* zeros: defaults */
+  int threads;                /* 0: one */
+  uint64_t seed;
+  int64_t position; /* decode */
+  enum sptx_x86_mutant mutant;
+  double amplitude; /* of q and k; 0: 1 */
+} x86_case;
+
+/* What a run leaves: tensors as doubles, contiguous, and the greatest error in units of its tolerance. */
+typedef struct x86_result {
+  double *o, *lse, *d_q, *d_k, *d_v;
+  double worst; /* <= 1 passes */
+  char where[160];
+  bool gap_written;
+} x86_result;
+
+/* Runs the case and compares. False: it could not be run, error says why. */
+bool x86_case_run(const x86_case *c, x86_result *result, sptx_error *error);
+void x86_result_clear(x86_result *result);
+/* Runs and asserts. */
+void x86_case_check(const x86_case *c);
+
+#endif
