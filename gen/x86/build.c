@@ -11,6 +11,9 @@ static const struct {
 } families[] = {
     [SPTX_X86_FORWARD] = {"forward", sptx_x86_emit_forward},
     [SPTX_X86_DECODE] = {"decode", sptx_x86_emit_forward},
+    [SPTX_X86_PREPARE] = {"prepare", sptx_x86_emit_prepare},
+    [SPTX_X86_BACKWARD] = {"backward", sptx_x86_emit_backward},
+    [SPTX_X86_FINISH] = {"finish", sptx_x86_emit_finish},
 };
 
 const char *sptx_x86_family_name(enum sptx_x86_family family) {

@@ -58,6 +58,36 @@ LLVMValueRef sptx_x86_emit_careful(sptx_x86_emitter *e) {
   return function;
 }
 
+LLVMValueRef sptx_x86_emit_careful_rows(sptx_x86_emitter *e) {
+  sptx_ir *ir = &e->ir;
+  LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->pointer, ir->i64}, floats = LLVMVectorType(ir->f32, 8);
+  LLVMValueRef function = sptx_x86_local_function(e, "careful_rows", ir->void_type, types, 4);
+  LLVMValueRef zero = sptx_ir_i64(ir, 0), one = sptx_ir_i64(ir, 1), four = sptx_ir_i64(ir, 4);
+  LLVMValueRef row_bytes = sptx_ir_i64(ir, (int64_t)e->dim * 4);
+  sptx_ir_loop keys, lanes, dims;
+  sptx_ir_loop_begin(ir, &keys, zero, LLVMGetParam(function, 3), one, false, NULL, 0);
+  LLVMValueRef target = row_of(e, LLVMGetParam(function, 2), keys.index);
+  LLVMValueRef weights = sptx_ir_mul(ir, keys.index, sptx_ir_i64(ir, (int64_t)e->query_tile * 4));
+  weights = sptx_ir_at(ir, LLVMGetParam(function, 0), weights);
+  sptx_ir_loop_begin(ir, &lanes, zero, sptx_ir_i64(ir, e->query_tile), one, true, NULL, 0);
+  LLVMValueRef weight =
+      sptx_ir_load(ir, ir->f32, sptx_ir_at(ir, weights, sptx_ir_mul(ir, lanes.index, four)), 4);
+  LLVMValueRef row = sptx_ir_at(ir, LLVMGetParam(function, 1), sptx_ir_mul(ir, lanes.index, row_bytes));
+  sptx_ir_branch branch;
+  sptx_ir_if(ir, &branch, sptx_ir_fcompare(ir, LLVMRealUNE, weight, sptx_ir_f32(ir, 0)));
+  sptx_ir_loop_begin(ir, &dims, zero, row_bytes, sptx_ir_i64(ir, 32), true, NULL, 0);
+  LLVMValueRef cell = sptx_ir_at(ir, target, dims.index);
+  LLVMValueRef value = sptx_ir_load(ir, floats, sptx_ir_at(ir, row, dims.index), 4);
+  value = sptx_ir_fma(ir, value, sptx_ir_splat(ir, weight, 8), sptx_ir_load(ir, floats, cell, 4));
+  sptx_ir_store(ir, value, cell, 4);
+  sptx_ir_loop_end(ir, &dims);
+  sptx_ir_end_if(ir, &branch);
+  sptx_ir_loop_end(ir, &lanes);
+  sptx_ir_loop_end(ir, &keys);
+  LLVMBuildRetVoid(ir->builder);
+  return function;
+}
+
 LLVMValueRef sptx_x86_if_not_finite(sptx_x86_emitter *e, LLVMValueRef finite, const sptx_x86_key_walk *walk,
                                     LLVMValueRef table) {
   sptx_ir *ir = &e->ir;

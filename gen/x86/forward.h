@@ -19,6 +19,21 @@ void sptx_x86_decode_item(sptx_x86_emitter *e, sptx_x86_item *item);
 /* base + batch * strides[0] + head * strides[1], strides in the parameter block at field. */
 LLVMValueRef sptx_x86_head_base(sptx_x86_emitter *e, LLVMValueRef base, int64_t field, LLVMValueRef batch,
                                 LLVMValueRef head);
+/* *index % size, and *index /= size. */
+LLVMValueRef sptx_x86_take_digit(sptx_x86_emitter *e, LLVMValueRef *index, LLVMValueRef size);
+/* A field of sptx_x86_unit, and head `index` of the unit's table. */
+LLVMValueRef sptx_x86_unit_field(sptx_x86_emitter *e, LLVMValueRef unit, size_t field);
+LLVMValueRef sptx_x86_head_number(sptx_x86_emitter *e, LLVMValueRef unit, LLVMValueRef index);
+void sptx_x86_key_bases(sptx_x86_emitter *e, sptx_x86_item *item);
+/* Redirects the lanes' output_row and lse_row outside begin <= x < end to a row that nobody reads, and
+ * input_row there, or everywhere without merge (i1), to zeros. */
+void sptx_x86_guard_rows(sptx_x86_emitter *e, LLVMValueRef merge, LLVMValueRef first, LLVMValueRef begin,
+                         LLVMValueRef end);
+void sptx_x86_fill_slopes(sptx_x86_emitter *e, LLVMValueRef head);
+/* backward.c: the accumulator of a gradient at its head: the output, or float32 in the workspace. field: d_q,
+ * d_k or d_v of the parameter block. */
+LLVMValueRef sptx_x86_accumulator(sptx_x86_emitter *e, int64_t field, size_t output, LLVMValueRef batch,
+                                  LLVMValueRef head);
 /* epilogue.c: writes o and lse, merged with those of earlier pieces. */
 void sptx_x86_emit_epilogue(sptx_x86_emitter *e);
 
@@ -40,6 +55,9 @@ LLVMValueRef sptx_x86_emit_finite(sptx_x86_emitter *e);
 /* void careful(rows, weights, output, count): output[d][lane] += row[k][d] * weights[k][lane] where the
  * weight is not 0. */
 LLVMValueRef sptx_x86_emit_careful(sptx_x86_emitter *e);
+/* void careful_rows(weights, b, c_rows, count): c_row[k][d] += weights[k][lane] * b[lane][d] likewise; b has
+ * contiguous rows. */
+LLVMValueRef sptx_x86_emit_careful_rows(sptx_x86_emitter *e);
 /* i1: the tile is masked and its rows are not all finite. */
 LLVMValueRef sptx_x86_if_not_finite(sptx_x86_emitter *e, LLVMValueRef finite, const sptx_x86_key_walk *walk,
                                     LLVMValueRef table);

@@ -5,7 +5,7 @@
 #include <math.h>
 
 /* index % size, and index /= size. */
-static LLVMValueRef take_digit(sptx_x86_emitter *e, LLVMValueRef *index, LLVMValueRef size) {
+LLVMValueRef sptx_x86_take_digit(sptx_x86_emitter *e, LLVMValueRef *index, LLVMValueRef size) {
   sptx_ir *ir = &e->ir;
   LLVMValueRef quotient = sptx_ir_div(ir, *index, size);
   LLVMValueRef digit = sptx_ir_sub(ir, *index, sptx_ir_mul(ir, quotient, size));
@@ -13,7 +13,7 @@ static LLVMValueRef take_digit(sptx_x86_emitter *e, LLVMValueRef *index, LLVMVal
   return digit;
 }
 
-static LLVMValueRef unit_field(sptx_x86_emitter *e, LLVMValueRef unit, size_t field) {
+LLVMValueRef sptx_x86_unit_field(sptx_x86_emitter *e, LLVMValueRef unit, size_t field) {
   LLVMValueRef table = sptx_x86_table(e, SPTX_X86_FIELD(units));
   LLVMValueRef offset = sptx_ir_mul(&e->ir, unit, sptx_ir_i64(&e->ir, sizeof(sptx_x86_unit)));
   LLVMValueRef address = sptx_ir_at_constant(&e->ir, sptx_ir_at(&e->ir, table, offset), (int64_t)field);
@@ -21,9 +21,10 @@ static LLVMValueRef unit_field(sptx_x86_emitter *e, LLVMValueRef unit, size_t fi
 }
 
 /* The number of head `index` of the launch's table. */
-static LLVMValueRef head_number(sptx_x86_emitter *e, LLVMValueRef unit, LLVMValueRef index) {
+LLVMValueRef sptx_x86_head_number(sptx_x86_emitter *e, LLVMValueRef unit, LLVMValueRef index) {
   sptx_ir *ir = &e->ir;
-  LLVMValueRef table = sptx_ir_at(ir, e->params, unit_field(e, unit, offsetof(sptx_x86_unit, heads)));
+  LLVMValueRef table =
+      sptx_ir_at(ir, e->params, sptx_x86_unit_field(e, unit, offsetof(sptx_x86_unit, heads)));
   return sptx_ir_load(ir, ir->i64, sptx_ir_at(ir, table, sptx_ir_mul(ir, index, sptx_ir_i64(ir, 8))), 8);
 }
 
@@ -38,7 +39,7 @@ static LLVMValueRef tensor(sptx_x86_emitter *e, size_t argument) {
   return sptx_x86_arg(e, (int64_t)argument, e->ir.pointer);
 }
 
-static void key_bases(sptx_x86_emitter *e, sptx_x86_item *item) {
+void sptx_x86_key_bases(sptx_x86_emitter *e, sptx_x86_item *item) {
   item->bases[0] = sptx_x86_head_base(e, tensor(e, offsetof(sptx_x86_args, k)), SPTX_X86_FIELD(k),
                                       item->batch, item->kv_head);
   item->bases[1] = sptx_x86_head_base(e, tensor(e, offsetof(sptx_x86_args, v)), SPTX_X86_FIELD(v),
@@ -87,11 +88,14 @@ static void store_lane(sptx_x86_emitter *e, int64_t array, LLVMValueRef lane, LL
   sptx_ir_store(ir, value, sptx_ir_at(ir, sptx_x86_scratch(e, array), slot), (unsigned)bytes);
 }
 
+static LLVMValueRef merges(sptx_x86_emitter *e) {
+  return sptx_ir_compare(&e->ir, LLVMIntNE, sptx_x86_param(e, SPTX_X86_FIELD(merge)), sptx_ir_i64(&e->ir, 0));
+}
+
 /* Rows that do not exist are written to a row that nobody reads; the first piece reads a row of zeros. */
-static void guard_rows(sptx_x86_emitter *e, LLVMValueRef first, LLVMValueRef begin, LLVMValueRef end) {
+void sptx_x86_guard_rows(sptx_x86_emitter *e, LLVMValueRef merge, LLVMValueRef first, LLVMValueRef begin,
+                         LLVMValueRef end) {
   sptx_ir *ir = &e->ir;
-  LLVMValueRef merge =
-      sptx_ir_compare(ir, LLVMIntNE, sptx_x86_param(e, SPTX_X86_FIELD(merge)), sptx_ir_i64(ir, 0));
   LLVMValueRef dump = sptx_x86_scratch(e, e->layout.dump_row),
                zero_row = sptx_x86_scratch(e, e->layout.zero_row);
   LLVMValueRef inside = LLVMBuildAnd(
@@ -157,7 +161,7 @@ static void tile_lanes(sptx_x86_emitter *e, const sptx_x86_item *item) {
   LLVMValueRef entry = sptx_ir_add(ir, sptx_ir_mul(ir, head, rows), before);
   base = sptx_ir_at(ir, tensor(e, offsetof(sptx_x86_args, lse)), sptx_ir_mul(ir, entry, sptx_ir_i64(ir, 4)));
   sptx_x86_rows(e, positions, lanes, base, sptx_ir_i64(ir, 4), sptx_x86_scratch(e, e->layout.lse_row));
-  guard_rows(e, item->first, item->queries.begin, item->queries.end);
+  sptx_x86_guard_rows(e, merges(e), item->first, item->queries.begin, item->queries.end);
 }
 
 /* Bounds of a band; a list brings its own masks. */
@@ -166,7 +170,7 @@ static void lane_bounds(sptx_x86_emitter *e, const sptx_x86_item *item) {
     sptx_x86_bounds(e, &item->queries, &item->keys, item->first);
 }
 
-static void fill_slopes(sptx_x86_emitter *e, LLVMValueRef head) {
+void sptx_x86_fill_slopes(sptx_x86_emitter *e, LLVMValueRef head) {
   sptx_ir *ir = &e->ir;
   LLVMValueRef slope = sptx_ir_splat(ir, slope_of(e, head), 8);
   for (int lane = 0; lane < e->query_tile; lane += 8)
@@ -176,13 +180,13 @@ static void fill_slopes(sptx_x86_emitter *e, LLVMValueRef head) {
 void sptx_x86_tile_item(sptx_x86_emitter *e, sptx_x86_item *item) {
   sptx_ir *ir = &e->ir;
   LLVMValueRef rest = e->item, tiles = sptx_x86_param(e, SPTX_X86_FIELD(tiles));
-  LLVMValueRef tile = take_digit(e, &rest, tiles);
+  LLVMValueRef tile = sptx_x86_take_digit(e, &rest, tiles);
   tile = sptx_ir_sub(ir, sptx_ir_sub(ir, tiles, sptx_ir_i64(ir, 1)), tile);
-  LLVMValueRef shared = take_digit(e, &rest, sptx_x86_param(e, SPTX_X86_FIELD(shared_total)));
-  LLVMValueRef unit = take_digit(e, &rest, sptx_x86_param(e, SPTX_X86_FIELD(unit_count)));
+  LLVMValueRef shared = sptx_x86_take_digit(e, &rest, sptx_x86_param(e, SPTX_X86_FIELD(shared_total)));
+  LLVMValueRef unit = sptx_x86_take_digit(e, &rest, sptx_x86_param(e, SPTX_X86_FIELD(unit_count)));
   item->batch = rest;
-  item->head = head_number(e, unit, unit_field(e, unit, offsetof(sptx_x86_unit, first)));
-  item->kv_head = unit_field(e, unit, offsetof(sptx_x86_unit, kv_head));
+  item->head = sptx_x86_head_number(e, unit, sptx_x86_unit_field(e, unit, offsetof(sptx_x86_unit, first)));
+  item->kv_head = sptx_x86_unit_field(e, unit, offsetof(sptx_x86_unit, kv_head));
   sptx_x86_query_side(e, shared, &item->queries);
   sptx_x86_key_side(e, shared, &item->keys);
   LLVMValueRef offset = sptx_ir_mul(ir, tile, sptx_ir_i64(ir, e->query_tile));
@@ -192,11 +196,11 @@ void sptx_x86_tile_item(sptx_x86_emitter *e, sptx_x86_item *item) {
   sptx_ir_return_if(ir,
                     LLVMBuildOr(ir->builder, sptx_ir_compare(ir, LLVMIntSGE, item->first, item->queries.end),
                                 sptx_ir_compare(ir, LLVMIntSLE, last, item->queries.begin), ""));
-  key_bases(e, item);
+  sptx_x86_key_bases(e, item);
   tile_lanes(e, item);
   lane_bounds(e, item);
   if (e->shape->alibi)
-    fill_slopes(e, item->head);
+    sptx_x86_fill_slopes(e, item->head);
 }
 
 /* (shared, inner) of the query's position; leaves the kernel when the piece's view has no such query. */
@@ -230,13 +234,13 @@ static LLVMValueRef locate(sptx_x86_emitter *e, LLVMValueRef *inner) {
 /* The lanes are the heads of the unit, all at one position; lanes past the unit repeat its last head. */
 static void decode_lanes(sptx_x86_emitter *e, sptx_x86_item *item, LLVMValueRef unit) {
   sptx_ir *ir = &e->ir;
-  LLVMValueRef first = unit_field(e, unit, offsetof(sptx_x86_unit, first)), one = sptx_ir_i64(ir, 1);
-  LLVMValueRef last = sptx_ir_sub(ir, unit_field(e, unit, offsetof(sptx_x86_unit, count)), one);
+  LLVMValueRef first = sptx_x86_unit_field(e, unit, offsetof(sptx_x86_unit, first)), one = sptx_ir_i64(ir, 1);
+  LLVMValueRef last = sptx_ir_sub(ir, sptx_x86_unit_field(e, unit, offsetof(sptx_x86_unit, count)), one);
   LLVMValueRef position = sptx_x86_arg(e, offsetof(sptx_x86_args, position), ir->i64);
   sptx_ir_loop loop;
   sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, e->query_tile), one, true, NULL, 0);
   LLVMValueRef index = sptx_ir_add(ir, first, sptx_ir_min(ir, loop.index, last));
-  item->head = head_number(e, unit, index);
+  item->head = sptx_x86_head_number(e, unit, index);
   LLVMValueRef query = sptx_x86_head_base(e, tensor(e, offsetof(sptx_x86_args, q)), SPTX_X86_FIELD(q),
                                           item->batch, item->head);
   store_lane(e, e->layout.query_row, loop.index, query, 8);
@@ -252,21 +256,21 @@ static void decode_lanes(sptx_x86_emitter *e, sptx_x86_item *item, LLVMValueRef 
   if (e->shape->alibi)
     store_lane(e, e->layout.slope, loop.index, slope_of(e, item->head), 4);
   sptx_ir_loop_end(ir, &loop);
-  guard_rows(e, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, 0), sptx_ir_add(ir, last, one));
+  sptx_x86_guard_rows(e, merges(e), sptx_ir_i64(ir, 0), sptx_ir_i64(ir, 0), sptx_ir_add(ir, last, one));
 }
 
 void sptx_x86_decode_item(sptx_x86_emitter *e, sptx_x86_item *item) {
   sptx_ir *ir = &e->ir;
   LLVMValueRef rest = e->item, inner;
-  LLVMValueRef unit = take_digit(e, &rest, sptx_x86_param(e, SPTX_X86_FIELD(unit_count)));
+  LLVMValueRef unit = sptx_x86_take_digit(e, &rest, sptx_x86_param(e, SPTX_X86_FIELD(unit_count)));
   item->batch = rest;
-  item->kv_head = unit_field(e, unit, offsetof(sptx_x86_unit, kv_head));
+  item->kv_head = sptx_x86_unit_field(e, unit, offsetof(sptx_x86_unit, kv_head));
   LLVMValueRef shared = locate(e, &inner);
   sptx_x86_key_side(e, shared, &item->keys);
   item->queries =
       (sptx_x86_side){SPTX_X86_FIELD(query_view), NULL, inner, sptx_ir_add(ir, inner, sptx_ir_i64(ir, 1))};
   item->first = inner;
-  key_bases(e, item);
+  sptx_x86_key_bases(e, item);
   decode_lanes(e, item, unit);
   lane_bounds(e, item);
 }

@@ -39,14 +39,14 @@ typedef struct sptx_x86_digit {
 /* A launch's parameter block. Every field is an int64_t: generated code reads field k at byte 8 k. Tables
  * follow the struct; table fields are byte offsets from the block's start, so the block may be copied. */
 typedef struct sptx_x86_params {
-  int64_t n_q, n_k, heads, kv_heads, group; /* group: query heads of one key/value head */
-  int64_t tiles, shared_total;              /* query tiles of one shared value (an upper bound) */
-  int64_t unit_count, units;                /* table: heads, or runs of heads (sptx_x86_unit) */
-  int64_t merge;                            /* an earlier piece has written o and lse */
-  int64_t read_running, write_running;      /* o is read from, written to the float32 workspace */
-  int64_t running;                          /* byte offset of that workspace */
-  int64_t q[3], k[3], v[3], o[3];           /* byte strides: batch, head, position */
-  int64_t copy_k, copy_v;                   /* rows lie badly for the cache: copy each tile's */
+  int64_t n_q, n_k, batches, heads, kv_heads, group; /* group: query heads of one key/value head */
+  int64_t tiles, shared_total;                       /* query tiles of one shared value (an upper bound) */
+  int64_t unit_count, units;                         /* table: heads, or runs of heads (sptx_x86_unit) */
+  int64_t merge;                                     /* an earlier piece has written o and lse */
+  int64_t read_running, write_running;               /* o is read from, written to the float32 workspace */
+  int64_t running;                                   /* byte offset of that workspace */
+  int64_t q[3], k[3], v[3], o[3];                    /* byte strides: batch, head, position */
+  int64_t copy_k, copy_v;                            /* rows lie badly for the cache: copy each tile's */
   sptx_x86_view query_view, key_view;
   sptx_bound lo, hi;
   int64_t row_start, key_tile, mask, masks; /* tables of a tile list */
@@ -56,7 +56,7 @@ typedef struct sptx_x86_params {
   int64_t chunks, chunk_keys;     /* backward: the keys of one shared value, split */
   int64_t delta;                  /* byte offset of D in the workspace */
   int64_t d_q[4], d_k[4], d_v[4]; /* accumulators: byte offset or -1 (the output), strides */
-  int64_t d_q_partial;            /* bytes from one chunk's dQ to the next */
+  int64_t d_q_partial, partials;  /* bytes from one range's dQ to the next; how many */
 } sptx_x86_params;
 
 /* A unit of heads that one item computes: heads[first .. first + count) share a key/value head. */
@@ -81,7 +81,7 @@ typedef struct sptx_x86_layout {
   int64_t q, scores, output, maximum, sum, factor, low, width, query_position, slope;
   int64_t weight, earlier; /* of this piece's and the earlier pieces' output in the merged one */
   int64_t query_row, input_row, output_row, lse_row, key_row, value_row, key_position, keys, values;
-  int64_t d_o, d_scores, d_q, queries, d_outputs, d_key_row, d_value_row, lse, delta;
+  int64_t d_o, d_scores, queries, d_outputs, d_output_row, d_key_row, d_value_row, lse, delta;
   int64_t zero_row, dump_row; /* stand in for rows that are not read, not written */
   int64_t bytes;
 } sptx_x86_layout;

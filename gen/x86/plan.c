@@ -59,9 +59,8 @@ static int64_t lies_badly(const sptx_view *view, int64_t row_bytes) {
   return llabs(view->inner_stride[view->inner_count - 1] * row_bytes) >= FAR_BYTES;
 }
 
-/* Query tiles of the longest shared value, and the pairs that all tiles compute, of one head. */
-static void count_tiles(const sptx_problem *problem, const sptx_piece *piece, int query_tile, int64_t *tiles,
-                        int64_t *computed) {
+void sptx_planner_count_tiles(const sptx_problem *problem, const sptx_piece *piece, int query_tile,
+                              int64_t *tiles, int64_t *computed) {
   int64_t total = sptx_view_shared_total(&piece->query), last[3] = {-1, -1, -1}, pairs = 0;
   *tiles = *computed = 0;
   for (int64_t shared = 0; shared < total; shared++) {
@@ -135,6 +134,7 @@ void sptx_planner_params(const sptx_problem *problem, const sptx_piece *piece, s
   int64_t bytes = problem->element == SPTX_ELEMENT_F32 ? 4 : 2;
   *params = (sptx_x86_params){.n_q = problem->n_q,
                               .n_k = problem->n_k,
+                              .batches = problem->batch,
                               .heads = problem->heads,
                               .kv_heads = problem->kv_heads,
                               .group = problem->heads / problem->kv_heads,
@@ -295,7 +295,7 @@ static enum sptx_code plan_piece(sptx_planner *planner, const sptx_piece *piece,
   int64_t computed = 0;
   sptx_planner_params(problem, piece, &params);
   if (!decode)
-    count_tiles(problem, piece, schedule.query_tile, &params.tiles, &computed);
+    sptx_planner_count_tiles(problem, piece, schedule.query_tile, &params.tiles, &computed);
   else
     params.shared_total = 1;
   params.merge = index > 0;
@@ -325,12 +325,9 @@ static enum sptx_code plan_forward_class(sptx_planner *planner, const sptx_piece
   return code;
 }
 
-typedef enum sptx_code plan_class(sptx_planner *, const sptx_piece_list *, const int64_t *, int64_t,
-                                  sptx_error *);
-
-/* Calls plan for each class that has heads. */
-static enum sptx_code for_each_class(sptx_planner *planner, const sptx_piece_list *lists,
-                                     const int *class_of_head, plan_class *plan, sptx_error *error) {
+enum sptx_code sptx_planner_for_each_class(sptx_planner *planner, const sptx_piece_list *lists,
+                                           const int *class_of_head, sptx_plan_class *plan,
+                                           sptx_error *error) {
   int64_t count = planner->data->problem.heads;
   int classes = 0;
   int64_t *heads = malloc((size_t)count * sizeof *heads);
@@ -372,8 +369,8 @@ enum sptx_code sptx_x86_plan_create(const sptx_problem *problem, enum sptx_pass 
     planner.cover_n_q = problem->n_k;
   enum sptx_code code =
       pass == SPTX_PASS_BACKWARD
-          ? sptx_fail(error, SPTX_CODE_UNSUPPORTED, "the x86 generator has no backward kernels")
-          : for_each_class(&planner, lists, class_of_head, plan_forward_class, error);
+          ? sptx_planner_backward(&planner, lists, class_of_head, error)
+          : sptx_planner_for_each_class(&planner, lists, class_of_head, plan_forward_class, error);
   if (code == SPTX_CODE_OK)
     *plan = &data->plan;
   else

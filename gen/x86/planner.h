@@ -8,7 +8,22 @@ typedef struct sptx_planner {
   sptx_x86_plan_data *data;
   sptx_x86_schedule schedule; /* as the caller gave it, zeros and all */
   int64_t cover_n_q;          /* queries that a piece must hold to count as covering */
+  /* backward */
+  int64_t chunks;            /* the most ranges of keys of any piece */
+  sptx_x86_params gradients; /* where the accumulators lie */
 } sptx_planner;
+
+typedef enum sptx_code sptx_plan_class(sptx_planner *planner, const sptx_piece_list *list,
+                                       const int64_t *heads, int64_t head_count, sptx_error *error);
+/* Calls plan for each class that has heads, with their numbers, ascending. */
+enum sptx_code sptx_planner_for_each_class(sptx_planner *planner, const sptx_piece_list *lists,
+                                           const int *class_of_head, sptx_plan_class *plan,
+                                           sptx_error *error);
+enum sptx_code sptx_planner_backward(sptx_planner *planner, const sptx_piece_list *lists,
+                                     const int *class_of_head, sptx_error *error);
+/* Query tiles of the longest shared value, and the pairs that all tiles compute, of one head. */
+void sptx_planner_count_tiles(const sptx_problem *problem, const sptx_piece *piece, int query_tile,
+                              int64_t *tiles, int64_t *computed);
 
 /* What every block holds: sizes, strides, and when piece is not NULL its views and bounds. */
 void sptx_planner_params(const sptx_problem *problem, const sptx_piece *piece, sptx_x86_params *params);

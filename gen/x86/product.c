@@ -70,7 +70,8 @@ static void emit_block(sptx_x86_emitter *e, const sptx_product_block *block) {
                      (unsigned)(rows * vectors));
   a_addresses(e, block, row_pointer, loop.index, address);
   LLVMValueRef b_row = b_address(e, block, loop.index);
-  unsigned align = product->b_stride ? product->lanes * 4 : 4;
+  unsigned whole = product->lanes * 4;
+  unsigned align = product->b_stride && product->b_stride % (int)whole == 0 ? whole : 4;
   for (int v = 0; v < vectors; v++)
     b[v] = sptx_ir_load(ir, vector, sptx_ir_at_constant(ir, b_row, 4 * v * (int)product->lanes), align);
   for (int i = 0; i < rows; i++) {

@@ -139,7 +139,7 @@ void sptx_x86_layout_of(const sptx_x86_shape *shape, sptx_x86_layout *layout) {
                                   &layout->width,   &layout->slope, &layout->query_position, &layout->weight,
                                   &layout->earlier, &layout->lse,   &layout->delta};
   int64_t *const row_tables[] = {&layout->query_row, &layout->input_row, &layout->output_row,
-                                 &layout->lse_row};
+                                 &layout->lse_row, &layout->d_output_row};
   int64_t *const key_tables[] = {&layout->key_row, &layout->value_row, &layout->d_key_row,
                                  &layout->d_value_row, &layout->key_position};
   layout->q = take(&bytes, queries * dim * 4);

@@ -1,0 +1,166 @@
+/* Backward kernels against the reference, and bit for bit against themselves. */
+#include "tests/gen/x86_case.h"
+
+#include <criterion/criterion.h>
+#include <string.h>
+
+#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+
+static const char *const patterns[] = {
+    "causal: true\nattend: all\n",
+    "causal: true\nattend: {window: {left: 20}}\n",
+    "causal: true\nattend: {any: [{window: {left: 9}}, {stride: {every: 8}}]}\n",
+    "causal: true\nattend: {any: [{block: {size: 16}}, {columns: {every: 16, last: 3}}]}\n",
+    "causal: true\nattend: {any: [{window: {left: 8, right: 3}}, {global: {first: 2, as: both}}, {random: "
+    "{block: 16, "
+    "per_row: 1, seed: 3}}]}\n",
+    "attend: {where: \"i % 3 == 0 && (i * 7 + j * 3) % 5 == 0\"}\n",
+    "heads: [{attend: {window: {left: 12}}}, {attend: {stride: {every: 5}}}]\ncausal: true\n",
+};
+
+Test(x86_backward, patterns_and_sizes) {
+  static const int64_t sizes[] = {1, 17, 64, 97, 131};
+  for (size_t p = 0; p < COUNT(patterns); p++)
+    for (size_t n = 0; n < COUNT(sizes); n++)
+      x86_case_check(&(x86_case){.pattern = patterns[p],
+                                 .isa = SPTX_ISA_AVX512,
+                                 .pass = SPTX_PASS_BACKWARD,
+                                 .batch = 1,
+                                 .heads = 2,
+                                 .n_q = sizes[n],
+                                 .n_k = sizes[n],
+                                 .head_dim = 24,
+                                 .seed = p * 31 + n});
+}
+
+Test(x86_backward, instruction_sets_types_and_layouts) {
+  for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AMX; isa++)
+    for (int element = SPTX_ELEMENT_F32; element <= SPTX_ELEMENT_BF16; element++)
+      for (int layout = X86_CONTIGUOUS; layout <= X86_GAPS; layout++)
+        x86_case_check(&(x86_case){.pattern = patterns[(size_t)(layout + 2 * (element != 0))],
+                                   .isa = (enum sptx_isa)isa,
+                                   .pass = SPTX_PASS_BACKWARD,
+                                   .element = (enum sptx_element)element,
+                                   .layout = (enum x86_layout)layout,
+                                   .batch = 2,
+                                   .heads = 4,
+                                   .kv_heads = 2,
+                                   .n_q = 83,
+                                   .n_k = 101,
+                                   .head_dim = 40,
+                                   .seed = (uint64_t)(isa * 9 + element * 3 + layout)});
+}
+
+Test(x86_backward, head_dims) {
+  for (int dim = 16; dim <= 256; dim += 24)
+    for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AVX512; isa++)
+      x86_case_check(&(x86_case){.pattern = patterns[1],
+                                 .isa = (enum sptx_isa)isa,
+                                 .pass = SPTX_PASS_BACKWARD,
+                                 .batch = 1,
+                                 .heads = 1,
+                                 .n_q = 45,
+                                 .n_k = 45,
+                                 .head_dim = dim,
+                                 .seed = (uint64_t)dim});
+}
+
+/* Long enough for several ranges of keys. */
+Test(x86_backward, ranges_of_keys) {
+  for (size_t p = 0; p < 5; p++)
+    x86_case_check(&(x86_case){.pattern = patterns[p],
+                               .isa = SPTX_ISA_AVX512,
+                               .pass = SPTX_PASS_BACKWARD,
+                               .batch = 1,
+                               .heads = 1,
+                               .n_q = 700,
+                               .n_k = 777,
+                               .head_dim = 16,
+                               .seed = p});
+}
+
+Test(x86_backward, score_changes) {
+  for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AVX512; isa++)
+    for (int change = 0; change < 4; change++)
+      x86_case_check(&(x86_case){.pattern = patterns[2],
+                                 .isa = (enum sptx_isa)isa,
+                                 .pass = SPTX_PASS_BACKWARD,
+                                 .batch = 1,
+                                 .heads = 3,
+                                 .kv_heads = 1,
+                                 .n_q = 70,
+                                 .n_k = 90,
+                                 .head_dim = 32,
+                                 .seed = 9,
+                                 .scale = 0.4,
+                                 .amplitude = 2,
+                                 .soft_cap = change & 1 ? 3 : 0,
+                                 .alibi = change & 2});
+}
+
+Test(x86_backward, schedules) {
+  static const int query_tiles[] = {16, 32, 48, 64, 128}, key_tiles[] = {8, 64, 96};
+  for (size_t q = 0; q < COUNT(query_tiles); q++)
+    for (size_t k = 0; k < COUNT(key_tiles); k++)
+      x86_case_check(&(x86_case){.pattern = patterns[0],
+                                 .isa = SPTX_ISA_AVX512,
+                                 .pass = SPTX_PASS_BACKWARD,
+                                 .batch = 1,
+                                 .heads = 1,
+                                 .n_q = 150,
+                                 .n_k = 150,
+                                 .head_dim = 24,
+                                 .seed = 5,
+                                 .schedule = {.query_tile = query_tiles[q], .key_tile = key_tiles[k]}});
+}
+
+Test(x86_backward, thirty_runs_are_bit_equal) {
+  x86_case c = {.pattern = patterns[2],
+                .isa = SPTX_ISA_AVX512,
+                .pass = SPTX_PASS_BACKWARD,
+                .batch = 1,
+                .heads = 2,
+                .kv_heads = 1,
+                .n_q = 530,
+                .n_k = 530,
+                .head_dim = 16,
+                .seed = 8};
+  x86_result first, other;
+  sptx_error error = {0};
+  if (!sptx_x86_isa_available(c.isa))
+    cr_skip("no AVX-512 here");
+  cr_assert(x86_case_run(&c, &first, &error), "%s", error.message);
+  size_t bytes = (size_t)(c.n_q * c.head_dim) * sizeof(double);
+  for (int run = 1; run < 30; run++) {
+    c.threads = 1 + run % 3;
+    cr_assert(x86_case_run(&c, &other, &error), "%s", error.message);
+    cr_assert(memcmp(first.d_q, other.d_q, 2 * bytes) == 0, "d_q differs in run %d", run);
+    cr_assert(memcmp(first.d_k, other.d_k, bytes) == 0, "d_k differs in run %d", run);
+    cr_assert(memcmp(first.d_v, other.d_v, bytes) == 0, "d_v differs in run %d", run);
+    x86_result_clear(&other);
+  }
+  x86_result_clear(&first);
+}
+
+Test(x86_backward, mutants_are_caught) {
+  for (int mutant = SPTX_X86_MUTANT_MASK; mutant <= SPTX_X86_MUTANT_STRIDE; mutant++) {
+    x86_result result;
+    sptx_error error = {0};
+    x86_case c = {.pattern = patterns[2],
+                  .isa = SPTX_ISA_AVX2,
+                  .pass = SPTX_PASS_BACKWARD,
+                  .batch = 1,
+                  .heads = 2,
+                  .kv_heads = 1,
+                  .n_q = 60,
+                  .n_k = 60,
+                  .head_dim = 16,
+                  .seed = 4,
+                  .scale = 0.5,
+                  .layout = X86_POSITION_FIRST,
+                  .mutant = (enum sptx_x86_mutant)mutant};
+    cr_assert(x86_case_run(&c, &result, &error), "%s", error.message);
+    cr_expect(!(result.worst <= 1), "mutant %d went unseen", mutant);
+    x86_result_clear(&result);
+  }
+}
