@@ -1,0 +1,203 @@
+/* The worker's side of tuning. The first measurement makes tensors, runs the default schedule and checks it
+ * against float64; every later candidate is compared with what the default wrote, in the norms that the
+ * benchmark uses. */
+#include "tuner/trial.h"
+
+#include "runtime/attention.h"
+#include "tuner/ceiling.h"
+#include "tuner/element.h"
+#include "tuner/statistics.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_SAMPLES = 64, FEWEST_SAMPLES = 3 };
+
+struct sptx_trial_state {
+  sptx_bench_request shape; /* with the passes that are needed */
+  sptx_context *context;
+  sptx_pattern *pattern;
+  sptx_attention **attentions; /* one for each candidate; NULL: not tried yet */
+  sptx_bench_tensors tensors;
+  sptx_bench_tensors expected; /* copies of what the default wrote */
+};
+
+static enum sptx_code check_status(sptx_status status, const sptx_context *context, sptx_error *error) {
+  if (status == SPTX_OK)
+    return SPTX_CODE_OK;
+  return sptx_fail(error, (enum sptx_code)status, "%s", sptx_last_error(context));
+}
+
+static sptx_status create(const sptx_trial *trial, int candidate, sptx_attention **attention) {
+  const struct sptx_trial_state *state = trial->state;
+  const sptx_bench_request *shape = &state->shape;
+  sptx_attention_desc desc = SPTX_ATTENTION_DESC_INIT;
+  desc.flags = trial->pass == SPTX_PASS_BACKWARD ? SPTX_WITH_BACKWARD : 0;
+  desc.dtype = shape->dtype;
+  desc.batch = shape->batch, desc.heads = shape->heads, desc.kv_heads = shape->kv_heads;
+  desc.n_q = shape->n_q, desc.n_k = shape->n_k, desc.head_dim = shape->head_dim;
+  desc.step = (int64_t)trial->step;
+  /* The default is the library's own choice without wisdom. */
+  const void *schedules[3] = {NULL, NULL, NULL};
+  schedules[trial->pass] = &trial->schedules[candidate];
+  return sptx_attention_create_scheduled(state->context, state->pattern, &desc, schedules, attention);
+}
+
+static sptx_status run_forward(const sptx_trial *trial, const sptx_attention *attention) {
+  const sptx_bench_tensors *t = &trial->state->tensors;
+  return sptx_attention_forward(attention, t->q, t->k, t->v, t->o, t->lse, NULL);
+}
+
+static sptx_status run_pass(const sptx_trial *trial, const sptx_attention *attention) {
+  const sptx_bench_tensors *t = &trial->state->tensors;
+  if (trial->pass == SPTX_PASS_FORWARD)
+    return run_forward(trial, attention);
+  return sptx_attention_backward(attention, t->q, t->k, t->v, t->o, t->lse, t->d_o, t->d_q, t->d_k, t->d_v,
+                                 NULL);
+}
+
+/* An output of a pass: where it is, and how many elements. */
+typedef struct output {
+  size_t offset; /* in sptx_bench_tensors */
+  int64_t count;
+  bool is_float; /* float32 whatever the element type: lse */
+} output;
+
+/* Lists the outputs of the pass; returns how many. */
+static int list_outputs(const sptx_trial *trial, output outputs[3]) {
+  const sptx_bench_request *shape = &trial->state->shape;
+  int64_t rows = shape->batch * shape->heads * shape->n_q;
+  int64_t keys = shape->batch * shape->kv_heads * shape->n_k * shape->head_dim;
+  if (trial->pass == SPTX_PASS_FORWARD) {
+    outputs[0] = (output){offsetof(sptx_bench_tensors, o), rows * shape->head_dim, false};
+    outputs[1] = (output){offsetof(sptx_bench_tensors, lse), rows, true};
+    return 2;
+  }
+  outputs[0] = (output){offsetof(sptx_bench_tensors, d_q), rows * shape->head_dim, false};
+  outputs[1] = (output){offsetof(sptx_bench_tensors, d_k), keys, false};
+  outputs[2] = (output){offsetof(sptx_bench_tensors, d_v), keys, false};
+  return 3;
+}
+
+static void **slot(sptx_bench_tensors *tensors, const output *out) {
+  return (void **)((char *)tensors + out->offset);
+}
+
+static size_t bytes_of(const sptx_trial *trial, const output *out) {
+  return (size_t)out->count * (out->is_float ? sizeof(float) : sptx_element_size(trial->state->shape.dtype));
+}
+
+/* |result - expected| / |expected|; infinite where they are not both finite, unless they are equal (-inf). */
+static double difference(const sptx_trial *trial, const output *out) {
+  struct sptx_trial_state *state = trial->state;
+  sptx_dtype type = out->is_float ? SPTX_F32 : state->shape.dtype;
+  const void *result = *slot(&state->tensors, out), *expected = *slot(&state->expected, out);
+  double differences = 0, norm = 0;
+  for (int64_t k = 0; k < out->count; k++) {
+    double a = sptx_element_get(type, result, (size_t)k), b = sptx_element_get(type, expected, (size_t)k);
+    norm += isfinite(b) ? b * b : 0;
+    if (a == b)
+      continue;
+    if (!isfinite(a) || !isfinite(b))
+      return INFINITY;
+    differences += (a - b) * (a - b);
+  }
+  return differences > 0 ? sqrt(differences / norm) : 0;
+}
+
+/* The default's result, held against float64 and kept. */
+static enum sptx_code make_expected(sptx_trial *trial, sptx_attention *attention, sptx_error *error) {
+  struct sptx_trial_state *state = trial->state;
+  sptx_bench_check check = {0};
+  output outputs[3];
+  SPTX_TRY(check_status(run_forward(trial, attention), state->context, error));
+  if (trial->pass == SPTX_PASS_BACKWARD)
+    SPTX_TRY(check_status(run_pass(trial, attention), state->context, error));
+  SPTX_TRY(sptx_bench_verify(&state->shape, trial->step, &state->tensors, &check, error));
+  if (!sptx_bench_is_exact(&state->shape, &check))
+    return sptx_fail(
+        error, SPTX_CODE_COMPILE,
+        "the default kernels differ from float64 by %.2g (forward) and %.2g (backward), more than "
+        "rounding explains: a defect of sptx, please report it",
+        check.forward_error, check.backward_error);
+  for (int k = list_outputs(trial, outputs) - 1; k >= 0; k--) {
+    void **copy = slot(&state->expected, &outputs[k]);
+    *copy = malloc(bytes_of(trial, &outputs[k]));
+    if (!*copy)
+      return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "not enough memory for a copy of the results");
+    memcpy(*copy, *slot(&state->tensors, &outputs[k]), bytes_of(trial, &outputs[k]));
+  }
+  return SPTX_CODE_OK;
+}
+
+static enum sptx_code start(sptx_trial *trial, sptx_error *error) {
+  struct sptx_trial_state *state = trial->state = calloc(1, sizeof *state);
+  if (!state || !(state->attentions = calloc((size_t)trial->count, sizeof(void *))))
+    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "not enough memory for %d candidates", trial->count);
+  state->shape = *trial->shape;
+  state->shape.passes[SPTX_BENCH_FORWARD] = true;
+  state->shape.passes[SPTX_BENCH_BACKWARD] = trial->pass == SPTX_PASS_BACKWARD;
+  const sptx_bench_request *shape = &state->shape;
+  SPTX_TRY(check_status(sptx_context_create(&state->context, shape->device), NULL, error));
+  SPTX_TRY(check_status(sptx_context_set_threads(state->context, shape->threads), state->context, error));
+  SPTX_TRY(check_status(sptx_pattern_load(state->context, shape->pattern_path, shape->params,
+                                          shape->param_count, &state->pattern),
+                        state->context, error));
+  SPTX_TRY(sptx_bench_tensors_create(shape, &state->tensors, error));
+  SPTX_TRY(check_status(create(trial, 0, &state->attentions[0]), state->context, error));
+  return make_expected(trial, state->attentions[0], error);
+}
+
+/* Compiles a candidate and compares its result. False, with the reason, when it is not to be used. */
+static bool admit(sptx_trial *trial, int candidate, char reason[160]) {
+  struct sptx_trial_state *state = trial->state;
+  sptx_bench_check check = {0};
+  output outputs[3];
+  if (create(trial, candidate, &state->attentions[candidate]) != SPTX_OK) {
+    snprintf(reason, 160, "%s", sptx_last_error(state->context));
+    return false;
+  }
+  int count = list_outputs(trial, outputs);
+  for (int k = 0; k < count; k++)
+    memset(*slot(&state->tensors, &outputs[k]), 0xff, bytes_of(trial, &outputs[k])); /* NaN in every type */
+  if (run_pass(trial, state->attentions[candidate]) != SPTX_OK) {
+    snprintf(reason, 160, "%s", sptx_last_error(state->context));
+    return false;
+  }
+  double worst = 0;
+  for (int k = 0; k < count; k++)
+    worst = fmax(worst, difference(trial, &outputs[k]));
+  check.forward_error = worst;
+  if (sptx_bench_is_exact(&state->shape, &check))
+    return true;
+  snprintf(reason, 160, "its result differs from the default's by %.2g, relatively", worst);
+  return false;
+}
+
+/* The median of single calls until the time is used up. */
+static enum sptx_code time_calls(const sptx_trial *trial, int candidate, double seconds, double *ms,
+                                 sptx_error *error) {
+  const struct sptx_trial_state *state = trial->state;
+  double samples[MOST_SAMPLES], begin = sptx_now();
+  int count = 0;
+  SPTX_TRY(check_status(run_pass(trial, state->attentions[candidate]), state->context, error));
+  while (count < MOST_SAMPLES && (count < FEWEST_SAMPLES || sptx_now() - begin < seconds)) {
+    double before = sptx_now();
+    SPTX_TRY(check_status(run_pass(trial, state->attentions[candidate]), state->context, error));
+    samples[count++] = 1e3 * (sptx_now() - before);
+  }
+  *ms = sptx_median(samples, count);
+  return SPTX_CODE_OK;
+}
+
+enum sptx_code sptx_trial_measure(void *user, int candidate, double seconds, double *ms, char reason[160],
+                                  sptx_error *error) {
+  sptx_trial *trial = user;
+  *ms = 0;
+  if (!trial->state)
+    SPTX_TRY(start(trial, error));
+  if (!trial->state->attentions[candidate] && !admit(trial, candidate, reason))
+    return SPTX_CODE_OK;
+  return time_calls(trial, candidate, seconds, ms, error);
+}
