@@ -5,6 +5,7 @@
 #include "gen/compile.h"
 #include "gen/problem.h"
 #include "runtime/context.h"
+#include "runtime/recall.h"
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -171,8 +172,11 @@ static enum sptx_code create_on_device(sptx_attention *attention, const sptx_com
       .class_of_head = compilation->instance.class_of_head,
       .cache = &cache,
   };
-  for (int pass = 0; schedules && pass < 3; pass++)
-    request.schedules[pass] = schedules[pass];
+  sptx_recalled recalled;
+  if (schedules)
+    memcpy(request.schedules, schedules, sizeof request.schedules);
+  else
+    sptx_recall(context, &request, &recalled);
   enum sptx_code code = context->kind->create(context->device, &request, &attention->device_attention, error);
   free(cache.directory);
   return code;

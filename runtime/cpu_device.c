@@ -6,9 +6,11 @@
 #include "runtime/device.h"
 #include "runtime/jit.h"
 #include "runtime/pool.h"
+#include <cpuid.h>
 #include <llvm-c/BitWriter.h>
 #include <llvm-c/Core.h>
 #include <omp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -248,6 +250,23 @@ static void info(void *attention, sptx_attention_info *info) {
   }
 }
 
+/* The CPU's brand, which CPUID spells in three leaves. */
+static void read_brand(char brand[49]) {
+  unsigned words[12] = {0};
+  for (unsigned leaf = 0; leaf < 3; leaf++)
+    __get_cpuid(0x80000002 + leaf, &words[4 * leaf], &words[4 * leaf + 1], &words[4 * leaf + 2],
+                &words[4 * leaf + 3]);
+  memcpy(brand, words, 48);
+  brand[48] = '\0';
+}
+
+static void describe(void *device, int threads, char *text, size_t size) {
+  char brand[49];
+  (void)device;
+  read_brand(brand);
+  snprintf(text, size, "%s, %s, %d threads", brand, sptx_isa_name(sptx_x86_host_isa()), threads);
+}
+
 const sptx_device_kind sptx_cpu_device = {
     .name = "cpu",
     .open = open_cpu,
@@ -256,4 +275,6 @@ const sptx_device_kind sptx_cpu_device = {
     .destroy = destroy,
     .run = run,
     .info = info,
+    .describe = describe,
+    .family = SPTX_FAMILY_X86,
 };

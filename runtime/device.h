@@ -4,6 +4,7 @@
 #define SPTX_RUNTIME_DEVICE_H
 
 #include "gen/kernel.h"
+#include "gen/targets.h"
 #include "runtime/sptx.h"
 #include <stdbool.h>
 #include <stddef.h>
@@ -51,6 +52,9 @@ typedef struct sptx_device_kind {
   enum sptx_code (*run)(void *attention, enum sptx_pass pass, const sptx_tensors *tensors, sptx_error *error);
   /* Fills all but struct_size and create_seconds. */
   void (*info)(void *attention, sptx_attention_info *info);
+  /* What times depend on, for wisdom: model, features and threads, or name and compute capability. */
+  void (*describe)(void *device, int threads, char *text, size_t size);
+  enum sptx_target_family family; /* of its schedules */
 } sptx_device_kind;
 
 /* Every kind of device that this build knows, ended by a NULL. */

@@ -3,6 +3,7 @@
 #include "tuner/tune.h"
 
 #include "gen/compile.h"
+#include "runtime/device.h"
 #include "runtime/wisdom_key.h"
 #include "tuner/trial.h"
 #include "tuner/worker.h"
@@ -193,7 +194,7 @@ enum sptx_code sptx_tune_remember(const sptx_tune_request *request, const sptx_t
   char device[SPTX_WISDOM_TEXT], schedule[SPTX_WISDOM_TEXT];
   enum sptx_code code;
   SPTX_TRY_GOTO(lower(request, &overrides, &compilation, error), done);
-  sptx_cpu_describe(request->shape->threads, device, sizeof device);
+  sptx_cpu_device.describe(NULL, request->shape->threads, device, sizeof device);
   SPTX_TRY_GOTO(sptx_wisdom_key_make(&compilation.problem, request->pass, compilation.lists,
                                      compilation.instance.class_count, device, &texts, error),
                 done);
