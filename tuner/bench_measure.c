@@ -1,0 +1,239 @@
+/* Measures one step of a pattern. The subjects (the pattern, dense causal, sgemm) take turns within each
+ * round, so that a change of the machine's speed or load meets all of them, and ratios stay fair. */
+#include "tuner/bench.h"
+#include "tuner/ceiling.h"
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MIN_SAMPLE_SECONDS 0.01
+#define MIN_ROUNDS 5
+#define MAX_ROUNDS 201
+#define LONGEST_DENSE_SECONDS 5.0
+#define MAX_DENSE_ROUNDS 15
+/* OpenBLAS's threads spin for a while after a product; nothing else is timed until they sleep. */
+#define GEMM_REST_MICROSECONDS 60000
+
+static const char dense_pattern[] = "sptx: 1\nname: dense\ncausal: true\nattend: all\n";
+
+struct subject {
+  const sptx_attention *attention;
+  const sptx_bench_tensors *tensors;
+  void *o; /* the dense subject writes its own o and lse */
+  float *lse;
+};
+
+static enum sptx_code check_status(sptx_status status, const sptx_context *context, sptx_error *error) {
+  if (status == SPTX_OK)
+    return SPTX_CODE_OK;
+  return sptx_fail(error, (enum sptx_code)status, "%s", sptx_last_error(context));
+}
+
+static sptx_status run_pass(const struct subject *subject, enum sptx_bench_pass pass) {
+  const sptx_bench_tensors *t = subject->tensors;
+  if (pass == SPTX_BENCH_FORWARD)
+    return sptx_attention_forward(subject->attention, t->q, t->k, t->v, subject->o, subject->lse, NULL);
+  return sptx_attention_backward(subject->attention, t->q, t->k, t->v, subject->o, subject->lse, t->d_o,
+                                 t->d_q, t->d_k, t->d_v, NULL);
+}
+
+/* Seconds of one call, averaged over calls. */
+static enum sptx_code time_calls(const struct subject *subject, enum sptx_bench_pass pass, int calls,
+                                 const sptx_context *context, double *seconds, sptx_error *error) {
+  double start = sptx_now();
+  for (int c = 0; c < calls; c++)
+    SPTX_TRY(check_status(run_pass(subject, pass), context, error));
+  *seconds = (sptx_now() - start) / calls;
+  return SPTX_CODE_OK;
+}
+
+/* Doubles the calls of one sample until it is long enough for the clock; the first call warms up. */
+static enum sptx_code calibrate(const struct subject *subject, enum sptx_bench_pass pass,
+                                const sptx_context *context, int *calls, double *seconds, sptx_error *error) {
+  SPTX_TRY(time_calls(subject, pass, 1, context, seconds, error));
+  for (*calls = 1;; *calls *= 2) {
+    SPTX_TRY(time_calls(subject, pass, *calls, context, seconds, error));
+    if (*seconds * *calls >= MIN_SAMPLE_SECONDS)
+      return SPTX_CODE_OK;
+  }
+}
+
+static int compare_doubles(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static double sorted_median(double *samples, int count) {
+  qsort(samples, (size_t)count, sizeof *samples, compare_doubles);
+  return count % 2 ? samples[count / 2] : 0.5 * (samples[count / 2 - 1] + samples[count / 2]);
+}
+
+struct samples {
+  double pattern[MAX_ROUNDS], dense[MAX_ROUNDS], gemm[MAX_ROUNDS];
+  int rounds, dense_rounds;
+};
+
+/* One round: a warm call and a sample of the pattern, the same of dense, one product. */
+static enum sptx_code one_round(const struct subject *pattern, int pattern_calls, const struct subject *dense,
+                                enum sptx_bench_pass pass, sptx_gemm *gemm, const sptx_context *context,
+                                struct samples *samples, sptx_error *error) {
+  double *sample = &samples->pattern[samples->rounds], warm;
+  SPTX_TRY(time_calls(pattern, pass, 1, context, &warm, error));
+  SPTX_TRY(time_calls(pattern, pass, pattern_calls, context, sample, error));
+  if (dense && samples->dense_rounds < MAX_DENSE_ROUNDS)
+    SPTX_TRY(time_calls(dense, pass, 1, context, &samples->dense[samples->dense_rounds++], error));
+  samples->gemm[samples->rounds++] = sptx_gemm_run(gemm);
+  usleep(GEMM_REST_MICROSECONDS);
+  return SPTX_CODE_OK;
+}
+
+static double operations(const sptx_bench_request *request, int64_t pairs, enum sptx_bench_pass pass) {
+  return 4.0 * (double)pairs * (double)request->head_dim * (pass == SPTX_BENCH_BACKWARD ? 2.5 : 1);
+}
+
+static void summarize(const sptx_bench_request *request, int64_t pairs, enum sptx_bench_pass pass,
+                      struct samples *samples, sptx_bench_result *result) {
+  double median = sorted_median(samples->pattern, samples->rounds);
+  result->samples = samples->rounds;
+  result->ms = 1e3 * median;
+  result->min_ms = 1e3 * samples->pattern[0];
+  result->max_ms = 1e3 * samples->pattern[samples->rounds - 1];
+  result->useful_gflops = 1e-9 * operations(request, pairs, pass) / median;
+  result->gemm_gflops = 1e-9 * sptx_gemm_operations() / sorted_median(samples->gemm, samples->rounds);
+  result->ratio_to_gemm = result->useful_gflops / result->gemm_gflops;
+  result->dense_ms = samples->dense_rounds ? 1e3 * sorted_median(samples->dense, samples->dense_rounds) : -1;
+}
+
+/* Whether a dense call is short enough to be measured, judged by half the GEMM rate. */
+static bool dense_is_short(const sptx_bench_request *request, enum sptx_bench_pass pass,
+                           double gemm_seconds) {
+  double pairs = (double)request->batch * (double)request->heads * (double)request->n_q *
+                 ((double)request->n_k - 0.5 * (double)request->n_q);
+  double rate = 0.5 * sptx_gemm_operations() / gemm_seconds;
+  double work = 4.0 * pairs * (double)request->head_dim * (pass == SPTX_BENCH_BACKWARD ? 2.5 : 1);
+  return work / rate <= LONGEST_DENSE_SECONDS;
+}
+
+static enum sptx_code measure(const sptx_bench_request *request, int64_t pairs, enum sptx_bench_pass pass,
+                              const struct subject *pattern, const struct subject *dense, sptx_gemm *gemm,
+                              const sptx_context *context, sptx_bench_result *result, sptx_error *error) {
+  struct samples *samples = calloc(1, sizeof *samples);
+  enum sptx_code code;
+  int calls;
+  double seconds;
+  if (!samples)
+    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "no memory for the samples of a measurement");
+  sptx_gemm_run(gemm);
+  bool with_dense = dense_is_short(request, pass, sptx_gemm_run(gemm));
+  usleep(GEMM_REST_MICROSECONDS);
+  if (with_dense) /* the backward needs its o and lse; either way this warms up */
+    SPTX_TRY_GOTO(time_calls(dense, SPTX_BENCH_FORWARD, 1, context, &seconds, error), done);
+  SPTX_TRY_GOTO(calibrate(pattern, pass, context, &calls, &seconds, error), done);
+  double start = sptx_now();
+  while (samples->rounds < MAX_ROUNDS &&
+         (samples->rounds < MIN_ROUNDS || sptx_now() - start < request->seconds))
+    SPTX_TRY_GOTO(one_round(pattern, calls, with_dense ? dense : NULL, pass, gemm, context, samples, error),
+                  done);
+  summarize(request, pairs, pass, samples, result);
+done:
+  free(samples);
+  return code;
+}
+
+static sptx_attention_desc describe(const sptx_bench_request *request, size_t step) {
+  sptx_attention_desc desc = SPTX_ATTENTION_DESC_INIT;
+  desc.flags = request->passes[SPTX_BENCH_BACKWARD] ? SPTX_WITH_BACKWARD : 0;
+  desc.dtype = request->dtype;
+  desc.batch = request->batch;
+  desc.heads = request->heads;
+  desc.kv_heads = request->kv_heads;
+  desc.n_q = request->n_q;
+  desc.n_k = request->n_k;
+  desc.head_dim = request->head_dim;
+  desc.step = (int64_t)step;
+  return desc;
+}
+
+/* Everything one step's measurement holds. */
+struct bench {
+  sptx_context *context;
+  sptx_pattern *pattern, *dense_pattern;
+  sptx_attention *attention, *dense_attention;
+  sptx_bench_tensors tensors, dense_tensors;
+  sptx_gemm *gemm;
+};
+
+static void bench_clear(struct bench *bench) {
+  sptx_attention_destroy(bench->attention);
+  sptx_attention_destroy(bench->dense_attention);
+  sptx_pattern_destroy(bench->pattern);
+  sptx_pattern_destroy(bench->dense_pattern);
+  sptx_context_destroy(bench->context);
+  sptx_bench_tensors_clear(&bench->tensors);
+  free(bench->dense_tensors.o);
+  free(bench->dense_tensors.lse);
+  sptx_gemm_free(bench->gemm);
+}
+
+/* Dense attention shares all tensors but o and lse. */
+static enum sptx_code share_tensors(const sptx_bench_request *request, const sptx_bench_tensors *tensors,
+                                    sptx_bench_tensors *shared, sptx_error *error) {
+  size_t rows = (size_t)(request->batch * request->heads * request->n_q);
+  *shared = *tensors;
+  shared->o = malloc(rows * (size_t)request->head_dim * sizeof(float));
+  shared->lse = malloc(rows * sizeof(float));
+  if (!shared->o || !shared->lse)
+    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "no memory for the output of dense attention");
+  return SPTX_CODE_OK;
+}
+
+static enum sptx_code bench_open(const sptx_bench_request *request, size_t step, struct bench *bench,
+                                 sptx_error *error) {
+  sptx_attention_desc desc = describe(request, step);
+  SPTX_TRY(check_status(sptx_context_create(&bench->context, request->device), NULL, error));
+  sptx_context *context = bench->context;
+  SPTX_TRY(check_status(sptx_context_set_threads(context, request->threads), context, error));
+  SPTX_TRY(check_status(sptx_pattern_load(context, request->pattern_path, request->params,
+                                          request->param_count, &bench->pattern),
+                        context, error));
+  SPTX_TRY(
+      check_status(sptx_attention_create(context, bench->pattern, &desc, &bench->attention), context, error));
+  desc.step = 0;
+  SPTX_TRY(check_status(sptx_pattern_from_text(context, dense_pattern, sizeof dense_pattern - 1, "dense",
+                                               NULL, 0, &bench->dense_pattern),
+                        context, error));
+  SPTX_TRY(check_status(sptx_attention_create(context, bench->dense_pattern, &desc, &bench->dense_attention),
+                        context, error));
+  SPTX_TRY(sptx_bench_tensors_create(request, &bench->tensors, error));
+  SPTX_TRY(share_tensors(request, &bench->tensors, &bench->dense_tensors, error));
+  return sptx_gemm_create(request->threads, &bench->gemm, error);
+}
+
+static enum sptx_code bench_step(const sptx_bench_request *request, size_t step, struct bench *bench,
+                                 sptx_bench_step *result, sptx_error *error) {
+  struct subject pattern = {bench->attention, &bench->tensors, bench->tensors.o, bench->tensors.lse};
+  struct subject dense = {bench->dense_attention, &bench->dense_tensors, bench->dense_tensors.o,
+                          bench->dense_tensors.lse};
+  result->info.struct_size = sizeof result->info;
+  SPTX_TRY(check_status(sptx_attention_get_info(bench->attention, &result->info), bench->context, error));
+  for (int pass = 0; pass < SPTX_BENCH_PASSES; pass++)
+    if (pass == SPTX_BENCH_FORWARD || request->passes[pass])
+      SPTX_TRY(check_status(run_pass(&pattern, (enum sptx_bench_pass)pass), bench->context, error));
+  SPTX_TRY(sptx_bench_verify(request, step, &bench->tensors, &result->check, error));
+  for (int pass = 0; pass < SPTX_BENCH_PASSES; pass++)
+    if (request->passes[pass])
+      SPTX_TRY(measure(request, result->info.useful_pairs, (enum sptx_bench_pass)pass, &pattern, &dense,
+                       bench->gemm, bench->context, &result->results[pass], error));
+  return SPTX_CODE_OK;
+}
+
+enum sptx_code sptx_bench_run(const sptx_bench_request *request, size_t step, sptx_bench_step *result,
+                              sptx_error *error) {
+  struct bench bench = {0};
+  memset(result, 0, sizeof *result);
+  enum sptx_code code = bench_open(request, step, &bench, error);
+  if (code == SPTX_CODE_OK)
+    code = bench_step(request, step, &bench, result, error);
+  bench_clear(&bench);
+  return code;
+}
