@@ -1,0 +1,259 @@
+/* What every portable kernel does around its matrix products: decoding the work item, walking views and
+ * bounds, filling tiles, turning products into scores. */
+#include "gen/ptx/portable.h"
+
+static int round_to(int value, int unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+static int element_bytes(const sptx_portable_spec *spec) {
+  return spec->element == SPTX_ELEMENT_F32 ? 4 : 2;
+}
+
+/* head_dim in whole 32-byte steps, and one more 16-byte unit to spread rows over the banks. */
+size_t sptx_portable_row_bytes(const sptx_portable_spec *spec) {
+  return (size_t)round_to(spec->head_dim * element_bytes(spec), 32) + 16;
+}
+
+/* Forward: Q, K, V. D_Q: Q, dO, two stages of K, V. D_KV: K, V, two stages of Q, dO and four column arrays.
+ */
+size_t sptx_portable_shared_bytes(const sptx_portable_spec *spec) {
+  size_t rows = (size_t)(spec->warps * spec->row_blocks * 16), columns = (size_t)spec->columns;
+  size_t row = sptx_portable_row_bytes(spec);
+  if (spec->role == SPTX_PORTABLE_FORWARD)
+    return (rows + 2 * columns) * row;
+  size_t gradient = (2 * rows + 4 * columns) * row;
+  return spec->role == SPTX_PORTABLE_D_KV ? gradient + 2 * 4 * columns * sizeof(float) : gradient;
+}
+
+sptx_value sptx_param32(sptx_portable *p, size_t offset) {
+  return sptx_load_param(p->e, p->e->i32, offset);
+}
+
+sptx_value sptx_param64(sptx_portable *p, size_t offset) {
+  return sptx_load_param(p->e, p->e->i64, offset);
+}
+
+sptx_value sptx_constant_i32(sptx_portable *p, sptx_value table, sptx_value index) {
+  sptx_gpu_emitter *e = p->e;
+  sptx_value address = sptx_add(e, SPTX_ARG(p, i64, constants), table);
+  address = sptx_add(e, address, sptx_muli(e, sptx_sext64(e, index), 4));
+  return sptx_load_constant(e, e->i32, address, 4);
+}
+
+static void load_shared_entry(sptx_portable *p, sptx_value index) {
+  sptx_value table = SPTX_PARAM64(p, shared_table), first = sptx_muli(p->e, index, 8);
+  sptx_value *fields[] = {&p->query_begin, &p->query_end,  &p->key_begin,
+                          &p->key_end,     &p->query_base, &p->key_base};
+  for (int i = 0; i < 6; i++)
+    *fields[i] = sptx_constant_i32(p, table, sptx_addi(p->e, first, i));
+}
+
+/* Items: heads and batch slowest, then tiles (the costliest first where causal), shared values fastest. */
+static void decode_item(sptx_portable *p) {
+  sptx_gpu_emitter *e = p->e;
+  sptx_value item = sptx_block_index(e), shared_total = SPTX_PARAM32(p, shared_total);
+  sptx_value tiles = SPTX_PARAM32(p, tiles), heads_here = SPTX_PARAM32(p, heads_here);
+  sptx_value rest = sptx_udiv(e, item, shared_total);
+  load_shared_entry(p, sptx_urem(e, item, shared_total));
+  sptx_value tile = sptx_urem(e, rest, tiles);
+  if (p->spec->role != SPTX_PORTABLE_D_KV)
+    tile = sptx_sub(e, sptx_addi(e, tiles, -1), tile);
+  p->tile = sptx_add(e, tile, SPTX_PARAM32(p, first_tile));
+  rest = sptx_udiv(e, rest, tiles);
+  p->head_index = sptx_urem(e, rest, heads_here);
+  p->batch = sptx_udiv(e, rest, heads_here);
+  if (p->spec->role == SPTX_PORTABLE_D_KV)
+    return;
+  p->head = sptx_constant_i32(p, SPTX_PARAM64(p, head_table), p->head_index);
+  sptx_value group = sptx_udiv(e, SPTX_PARAM32(p, heads), SPTX_PARAM32(p, kv_heads));
+  p->kv_head = sptx_udiv(e, p->head, group);
+}
+
+void sptx_portable_begin(sptx_portable *p, sptx_gpu_emitter *e, const char *symbol,
+                         const sptx_portable_spec *spec) {
+  *p = (sptx_portable){.e = e, .spec = spec};
+  p->element_bytes = element_bytes(spec);
+  p->row_bytes = (int)sptx_portable_row_bytes(spec);
+  p->padded_dim = (p->row_bytes - 16) / p->element_bytes;
+  p->threads = spec->warps * 32;
+  p->rows = spec->warps * spec->row_blocks * 16;
+  sptx_kernel_begin(e, symbol, sizeof(sptx_portable_params), 0, p->threads, 0, 0);
+  p->thread = sptx_thread_index(e);
+  p->lane = sptx_andi(e, p->thread, 31);
+  p->warp = sptx_shri(e, p->thread, 5);
+  p->group = sptx_shri(e, p->lane, 2);
+  p->quad = sptx_andi(e, p->lane, 3);
+  p->shared = sptx_shared_base(e);
+  decode_item(p);
+}
+
+/* base + sum(digit * stride): all digits but the outermost are remainders. */
+static sptx_value position(sptx_portable *p, sptx_value base, sptx_value inner, int digits, size_t sizes,
+                           size_t strides) {
+  sptx_gpu_emitter *e = p->e;
+  sptx_value result = base, rest = inner;
+  for (int d = digits - 1; d > 0; d--) {
+    sptx_value size = sptx_param32(p, sizes + 4 * (size_t)d);
+    sptx_value quotient = sptx_udiv(e, rest, size);
+    sptx_value digit = sptx_sub(e, rest, sptx_mul(e, quotient, size));
+    result = sptx_add(e, result, sptx_mul(e, digit, sptx_param32(p, strides + 4 * (size_t)d)));
+    rest = quotient;
+  }
+  return sptx_add(e, result, sptx_mul(e, rest, sptx_param32(p, strides)));
+}
+
+sptx_value sptx_query_position(sptx_portable *p, sptx_value x) {
+  return position(p, p->query_base, x, p->spec->query_digits, offsetof(sptx_portable_params, query_size),
+                  offsetof(sptx_portable_params, query_stride));
+}
+
+sptx_value sptx_key_position(sptx_portable *p, sptx_value y) {
+  return position(p, p->key_base, y, p->spec->key_digits, offsetof(sptx_portable_params, key_size),
+                  offsetof(sptx_portable_params, key_stride));
+}
+
+static sptx_value bound_field(sptx_portable *p, size_t bound, size_t field) {
+  return sptx_param32(p, bound + field);
+}
+#define FIELD(name) bound_field(p, bound, offsetof(sptx_portable_bound, name))
+
+static sptx_value bound_at(sptx_portable *p, enum sptx_portable_bound_kind kind, size_t bound, sptx_value x) {
+  sptx_gpu_emitter *e = p->e;
+  sptx_value value = FIELD(low);
+  if (kind == SPTX_BOUND_AFFINE)
+    value = sptx_add(e, sptx_mul(e, FIELD(mult), x), FIELD(add));
+  if (kind == SPTX_BOUND_GENERAL) {
+    /* x + shift may be negative, and division floors: the planner made shift a non-negative residue. */
+    sptx_value shifted = sptx_add(e, x, FIELD(shift)), period = FIELD(period);
+    sptx_value quotient = sptx_udiv(e, shifted, period);
+    sptx_value rest = sptx_sub(e, shifted, sptx_mul(e, quotient, period));
+    sptx_value ramp = sptx_max(e, sptx_sub(e, rest, FIELD(ramp_from)), sptx_i32(e, 0));
+    ramp = sptx_min(e, ramp, FIELD(ramp_max));
+    value = sptx_add(e, sptx_add(e, sptx_mul(e, FIELD(mult), quotient), ramp), FIELD(add));
+  }
+  if (kind != SPTX_BOUND_CONSTANT)
+    value = sptx_min(e, sptx_max(e, value, FIELD(low)), FIELD(high));
+  return sptx_min(e, sptx_max(e, value, p->key_begin), p->key_end);
+}
+
+sptx_value sptx_bound_lo(sptx_portable *p, sptx_value x) {
+  return bound_at(p, p->spec->lo, offsetof(sptx_portable_params, lo), x);
+}
+
+sptx_value sptx_bound_hi(sptx_portable *p, sptx_value x) {
+  return bound_at(p, p->spec->hi, offsetof(sptx_portable_params, hi), x);
+}
+
+sptx_value sptx_tensor_rows(sptx_portable *p, sptx_value base, size_t strides, sptx_value head) {
+  sptx_gpu_emitter *e = p->e;
+  base = sptx_add(e, base, sptx_mul(e, sptx_zext64(e, p->batch), sptx_param64(p, strides)));
+  return sptx_add(e, base, sptx_mul(e, sptx_zext64(e, head), sptx_param64(p, strides + 8)));
+}
+
+static sptx_value row_at(sptx_portable *p, sptx_value rows, size_t strides, sptx_value place) {
+  sptx_gpu_emitter *e = p->e;
+  return sptx_add(e, rows, sptx_mul(e, sptx_sext64(e, place), sptx_param64(p, strides + 16)));
+}
+
+sptx_value sptx_query_row(sptx_portable *p, sptx_value rows, size_t strides, sptx_value x) {
+  sptx_value skipped = sptx_sub(p->e, SPTX_PARAM32(p, n_k), SPTX_PARAM32(p, n_q));
+  return row_at(p, rows, strides, sptx_sub(p->e, sptx_query_position(p, x), skipped));
+}
+
+sptx_value sptx_key_row(sptx_portable *p, sptx_value rows, size_t strides, sptx_value y) {
+  return row_at(p, rows, strides, sptx_key_position(p, y));
+}
+
+static void copy_unit(sptx_portable *p, sptx_value to, sptx_value from, sptx_value bytes) {
+  sptx_value operands[3] = {to, from, bytes};
+  sptx_asm(p->e, p->e->void_type, "cp.async.cg.shared.global [$0], [$1], 16, $2;", "r,l,r,~{memory}",
+           operands, 3, false);
+}
+
+void sptx_load_tile(sptx_portable *p, sptx_value to, int count, sptx_value rows, size_t strides, bool query,
+                    sptx_value first, sptx_value limit) {
+  sptx_gpu_emitter *e = p->e;
+  int units = (p->row_bytes - 16) / 16, real_units = p->spec->head_dim * p->element_bytes / 16;
+  sptx_value last = sptx_addi(e, limit, -1);
+  for (int done = 0; done < count * units; done += p->threads) {
+    sptx_value index = sptx_addi(e, p->thread, done);
+    bool guard = done + p->threads > count * units;
+    sptx_if inside;
+    if (guard)
+      inside = sptx_if_begin(e, sptx_icmp(e, LLVMIntULT, index, sptx_i32(e, count * units)));
+    sptx_value row = sptx_udiv(e, index, sptx_i32(e, units));
+    sptx_value unit = sptx_sub(e, index, sptx_muli(e, row, units));
+    sptx_value inner = sptx_add(e, first, row);
+    sptx_value valid = sptx_icmp(e, LLVMIntSLT, inner, limit);
+    if (units != real_units)
+      valid = sptx_and(e, valid, sptx_icmp(e, LLVMIntULT, unit, sptx_i32(e, real_units)));
+    inner = sptx_min(e, inner, last);
+    sptx_value from = query ? sptx_query_row(p, rows, strides, inner) : sptx_key_row(p, rows, strides, inner);
+    from = sptx_add(e, from, sptx_zext64(e, sptx_muli(e, unit, 16)));
+    sptx_value place = sptx_add(e, sptx_muli(e, row, p->row_bytes), sptx_muli(e, unit, 16));
+    copy_unit(p, sptx_add(e, to, place), from, sptx_select(e, valid, sptx_i32(e, 16), sptx_i32(e, 0)));
+    if (guard)
+      sptx_if_end(e, &inside);
+  }
+}
+
+void sptx_async_commit(sptx_portable *p) {
+  sptx_asm(p->e, p->e->void_type, "cp.async.commit_group;", "~{memory}", NULL, 0, false);
+}
+
+void sptx_async_wait(sptx_portable *p) {
+  sptx_asm(p->e, p->e->void_type, "cp.async.wait_group 0;", "~{memory}", NULL, 0, false);
+}
+
+sptx_value sptx_load_shared_f32(sptx_portable *p, sptx_value address) {
+  return sptx_asm(p->e, p->e->f32, "ld.shared.f32 $0, [$1];", "=f,r,~{memory}", &address, 1, false);
+}
+
+void sptx_store_shared(sptx_portable *p, sptx_value address, sptx_value value) {
+  sptx_value operands[2] = {address, sptx_bits(p->e, value, p->e->i32)};
+  sptx_asm(p->e, p->e->void_type, "st.shared.b32 [$0], $1;", "r,r,~{memory}", operands, 2, false);
+}
+
+sptx_score sptx_score_begin(sptx_portable *p, sptx_value head) {
+  sptx_gpu_emitter *e = p->e;
+  sptx_score score = {.scale = SPTX_ARG(p, f32, scale)};
+  score.scale_log2 = sptx_mul(e, score.scale, sptx_f32(e, SPTX_LOG2_E));
+  if (p->spec->soft_cap) {
+    score.cap = SPTX_ARG(p, f32, soft_cap);
+    score.inverse_cap = sptx_reciprocal(e, score.cap);
+  }
+  if (p->spec->alibi) {
+    sptx_value at = sptx_add(e, SPTX_ARG(p, i64, alibi_slopes), sptx_muli(e, sptx_zext64(e, head), 4));
+    score.slope_log2 = sptx_mul(e, sptx_load_constant(e, e->f32, at, 4), sptx_f32(e, SPTX_LOG2_E));
+  }
+  return score;
+}
+
+/* tanh(u) = 1 - 2 / (1 + e^(2u)): right at both infinities, absolute error of a few float32 roundings. */
+static sptx_value hyperbolic_tangent(sptx_portable *p, sptx_value u) {
+  sptx_gpu_emitter *e = p->e;
+  sptx_value power = sptx_exp2(e, sptx_mul(e, u, sptx_f32(e, 2 * SPTX_LOG2_E)));
+  sptx_value inverse = sptx_reciprocal(e, sptx_add(e, power, sptx_f32(e, 1.0)));
+  return sptx_fma(e, inverse, sptx_f32(e, -2.0), sptx_f32(e, 1.0));
+}
+
+sptx_value sptx_score_apply(sptx_portable *p, const sptx_score *score, sptx_value raw,
+                            sptx_value key_minus_query, sptx_value *slope) {
+  sptx_gpu_emitter *e = p->e;
+  sptx_value result;
+  if (p->spec->soft_cap) {
+    sptx_value u = sptx_mul(e, sptx_mul(e, raw, score->scale), score->inverse_cap);
+    sptx_value t = hyperbolic_tangent(p, u);
+    result = sptx_mul(e, sptx_mul(e, t, score->cap), sptx_f32(e, SPTX_LOG2_E));
+    if (slope)
+      *slope = sptx_fma(e, sptx_sub(e, sptx_f32(e, 0.0), t), t, sptx_f32(e, 1.0));
+  } else {
+    result = sptx_mul(e, raw, score->scale_log2);
+  }
+  if (p->spec->alibi) {
+    sptx_value distance = LLVMBuildSIToFP(e->builder, key_minus_query, e->f32, "");
+    result = sptx_fma(e, distance, score->slope_log2, result);
+  }
+  return result;
+}
