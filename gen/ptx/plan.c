@@ -1,0 +1,89 @@
+/* Planning one pass on the GPU: which kernels, in which order, with which scratch. */
+#include "gen/ptx/planner.h"
+#include "gen/ptx/portable_plan.h"
+#include "gen/ptx/rows.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* The heads of a class. */
+static int64_t heads_of_class(const sptx_gpu_planner *planner, int class, int32_t *heads) {
+  int64_t count = 0;
+  for (int64_t h = 0; h < planner->problem->heads; h++)
+    if (planner->class_of_head[h] == class)
+      heads[count++] = (int32_t)h;
+  return count;
+}
+
+/* Whether a piece's views reach every position in [first, last), so that its kernel writes every row. */
+static bool covers(const sptx_view *view, int64_t first, int64_t last) {
+  int64_t total = sptx_view_shared_total(view), count = 0, begin, end;
+  for (int64_t s = 0; s < total; s++) {
+    sptx_view_inner_range(view, s, first, last, &begin, &end);
+    count += end - begin;
+  }
+  return count == last - first;
+}
+
+static enum sptx_code add_forward(sptx_gpu_planner *planner, const sptx_piece_list *list, sptx_gpu_job *job,
+                                  sptx_error *error) {
+  const sptx_problem *problem = planner->problem;
+  int64_t first = problem->n_k - problem->n_q;
+  if (list->count == 0 || !covers(&list->pieces[0].query, first, problem->n_k)) {
+    SPTX_TRY(sptx_rows_add_empty(planner, job, error));
+    job->merge = true;
+  }
+  for (int i = 0; i < list->count; i++) {
+    job->piece = &list->pieces[i];
+    SPTX_TRY(sptx_portable_add_forward(planner, job, error));
+    job->merge = true;
+  }
+  return SPTX_CODE_OK;
+}
+
+static enum sptx_code add_class(sptx_gpu_planner *planner, int class, int32_t *heads, sptx_error *error) {
+  sptx_gpu_job job = {.heads = heads, .head_count = heads_of_class(planner, class, heads)};
+  job.all_heads = job.head_count == planner->problem->heads;
+  const sptx_piece_list *list = &planner->lists[class];
+  for (int i = 0; i < list->count; i++)
+    planner->plan->useful_pairs += list->pieces[i].pairs * job.head_count * planner->problem->batch;
+  if (job.head_count == 0)
+    return SPTX_CODE_OK;
+  if (planner->pass == SPTX_PASS_FORWARD)
+    return add_forward(planner, list, &job, error);
+  return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "this pass has no GPU kernels yet: use the device \"cpu\"");
+}
+
+static enum sptx_code plan_pass(sptx_gpu_planner *planner, sptx_error *error) {
+  int32_t *heads = calloc((size_t)planner->problem->heads + 1, sizeof *heads);
+  if (!heads)
+    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for a GPU plan");
+  enum sptx_code code = SPTX_CODE_OK;
+  for (int c = 0; c < planner->class_count && code == SPTX_CODE_OK; c++)
+    code = add_class(planner, c, heads, error);
+  free(heads);
+  return code;
+}
+
+enum sptx_code sptx_gpu_plan_create(const sptx_problem *problem, enum sptx_pass pass,
+                                    enum sptx_ptx_target target, const sptx_piece_list *lists,
+                                    const int *class_of_head, const sptx_ptx_schedule *schedule,
+                                    sptx_gpu_plan **plan, sptx_error *error) {
+  sptx_gpu_planner planner = {
+      .problem = problem, .pass = pass, .target = target, .lists = lists, .class_of_head = class_of_head};
+  if (schedule)
+    planner.schedule = *schedule;
+  for (int64_t h = 0; h < problem->heads; h++)
+    if (class_of_head[h] >= planner.class_count)
+      planner.class_count = class_of_head[h] + 1;
+  *plan = calloc(1, sizeof **plan);
+  if (!*plan)
+    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for a GPU plan");
+  planner.plan = *plan;
+  (*plan)->target = target;
+  enum sptx_code code = plan_pass(&planner, error);
+  if (code != SPTX_CODE_OK) {
+    sptx_gpu_plan_free(*plan);
+    *plan = NULL;
+  }
+  return code;
+}
