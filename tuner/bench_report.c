@@ -1,5 +1,7 @@
 /* The two forms of sptx-bench's report: a table for people, JSON for programs. */
 #include "tuner/bench_report.h"
+
+#include "gen/problem.h"
 #include "tuner/ceiling.h"
 #include "tuner/element.h"
 #include <cjson/cJSON.h>
@@ -30,7 +32,7 @@ static void print_header(const sptx_bench_report *report, const char *cpu) {
   if (r->n_q != r->n_k)
     fprintf(report->table, " (%lld queries)", (long long)r->n_q);
   fprintf(report->table, ", head dimension %lld, %s; %s, %d threads of %s\n", (long long)r->head_dim,
-          sptx_element_name(r->dtype), r->device, r->threads, cpu);
+          sptx_element_name((enum sptx_element)r->dtype), r->device, r->threads, cpu);
   fprintf(report->table, "%-12s %-8s %10s %10s %10s %9s %9s %6s %10s %9s  %s\n", "step", "pass", "ms", "min",
           "max", "GFLOP/s", "GEMM", "ratio", "dense ms", "error", "compared");
 }
@@ -57,7 +59,7 @@ enum sptx_code sptx_bench_report_open(sptx_bench_report *report, FILE *table, sp
                   cJSON_AddNumberToObject(json, "n", (double)r->n_k) &&
                   cJSON_AddNumberToObject(json, "n_q", (double)r->n_q) &&
                   cJSON_AddNumberToObject(json, "head_dim", (double)r->head_dim) &&
-                  cJSON_AddStringToObject(json, "dtype", sptx_element_name(r->dtype)) &&
+                  cJSON_AddStringToObject(json, "dtype", sptx_element_name((enum sptx_element)r->dtype)) &&
                   cJSON_AddArrayToObject(json, "passes");
   if (complete)
     return SPTX_CODE_OK;

@@ -9,10 +9,6 @@ size_t sptx_element_size(sptx_dtype type) {
   return type == SPTX_F32 ? 4 : 2;
 }
 
-const char *sptx_element_name(sptx_dtype type) {
-  return type == SPTX_F32 ? "f32" : type == SPTX_F16 ? "f16" : "bf16";
-}
-
 static double half_to_double(uint16_t bits) {
   int exponent = bits >> 10 & 31, fraction = bits & 1023;
   double value = exponent == 31 ? (fraction ? NAN : INFINITY)

@@ -7,7 +7,6 @@
 #include <stddef.h>
 
 size_t sptx_element_size(sptx_dtype type);
-const char *sptx_element_name(sptx_dtype type); /* "f32", "f16", "bf16" */
 /* Element index of the array at data. */
 double sptx_element_get(sptx_dtype type, const void *data, size_t index);
 void sptx_element_set(sptx_dtype type, void *data, size_t index, double value);

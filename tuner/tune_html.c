@@ -210,7 +210,8 @@ void sptx_tune_html(const sptx_bench_request *shape, const char *pattern, const 
           "threads; GEMM %.0f GFLOP/s, copy %.1f GB/s; sptx " SPTX_VERSION "</p>\n",
           shape->device, (long long)shape->batch, (long long)shape->heads, (long long)shape->head_dim,
           (long long)shape->kv_heads, (long long)shape->n_q, (long long)shape->n_k,
-          sptx_element_name(shape->dtype), shape->threads, limits->gemm_gflops, limits->copy_gbs);
+          sptx_element_name((enum sptx_element)shape->dtype), shape->threads, limits->gemm_gflops,
+          limits->copy_gbs);
   for (int k = 0; k < count; k++)
     write_pass(shape, &tuned[k], limits, stream);
   fputs("</body>\n</html>\n", stream);

@@ -1,4 +1,5 @@
 /* Planning one pass on the GPU: which kernels, in which order, with which scratch. */
+#include "gen/ptx/hopper.h"
 #include "gen/ptx/planner.h"
 #include "gen/ptx/portable_plan.h"
 #include "gen/ptx/rows.h"
@@ -24,6 +25,19 @@ static bool covers(const sptx_view *view, int64_t first, int64_t last) {
   return count == last - first;
 }
 
+/* Hopper's own kernels where the target has them and they can do the job; the portable ones run everywhere.
+ */
+static enum sptx_code add_forward_piece(sptx_gpu_planner *planner, const sptx_gpu_job *job,
+                                        sptx_error *error) {
+  enum { PORTABLE_FAMILY = 1 };
+  if (planner->target == SPTX_PTX_SM90A && planner->schedule.family != PORTABLE_FAMILY) {
+    enum sptx_code code = sptx_hopper_forward_add(planner, job, error);
+    if (code != SPTX_CODE_UNSUPPORTED)
+      return code;
+  }
+  return sptx_portable_add_forward(planner, job, error);
+}
+
 static enum sptx_code add_forward(sptx_gpu_planner *planner, const sptx_piece_list *list, sptx_gpu_job *job,
                                   sptx_error *error) {
   const sptx_problem *problem = planner->problem;
@@ -34,7 +48,7 @@ static enum sptx_code add_forward(sptx_gpu_planner *planner, const sptx_piece_li
   }
   for (int i = 0; i < list->count; i++) {
     job->piece = &list->pieces[i];
-    SPTX_TRY(sptx_portable_add_forward(planner, job, error));
+    SPTX_TRY(add_forward_piece(planner, job, error));
     job->merge = true;
   }
   return SPTX_CODE_OK;

@@ -146,7 +146,7 @@ void sptx_product_nt(sptx_portable *p, sptx_accumulator *acc, sptx_value rows, c
 void sptx_product_nn(sptx_portable *p, sptx_accumulator *acc, const sptx_accumulator *weights,
                      sptx_value columns);
 /* Two floats to two elements in one 32-bit word (16-bit types). */
-sptx_value sptx_pack(sptx_portable *p, sptx_value low, sptx_value high);
+sptx_value sptx_portable_pack(sptx_portable *p, sptx_value low, sptx_value high);
 
 /* ---- kernels ---- */
 enum sptx_code sptx_emit_portable_forward(struct sptx_gpu_emitter *e, const char *symbol, const void *spec,

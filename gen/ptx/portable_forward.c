@@ -287,7 +287,7 @@ static void load_pair(sptx_portable *p, sptx_value address, sptx_value out[2]) {
 static void store_pair(sptx_portable *p, sptx_value address, sptx_value a, sptx_value b) {
   sptx_gpu_emitter *e = p->e;
   if (p->spec->element != SPTX_ELEMENT_F32) {
-    sptx_store_global(e, sptx_pack(p, a, b), address, 4);
+    sptx_store_global(e, sptx_portable_pack(p, a, b), address, 4);
     return;
   }
   sptx_value pair = LLVMGetUndef(LLVMVectorType(e->f32, 2));

@@ -26,7 +26,7 @@ void sptx_accumulator_zero(sptx_portable *p, sptx_accumulator *acc, int blocks) 
         acc->at[m][n][i] = sptx_f32(p->e, 0.0);
 }
 
-sptx_value sptx_pack(sptx_portable *p, sptx_value low, sptx_value high) {
+sptx_value sptx_portable_pack(sptx_portable *p, sptx_value low, sptx_value high) {
   sptx_value operands[2] = {high, low};
   return sptx_asm(p->e, p->e->i32,
                   p->spec->element == SPTX_ELEMENT_BF16 ? "cvt.rn.bf16x2.f32 $0, $1, $2;"
@@ -182,7 +182,7 @@ static void product_nn_half(sptx_portable *p, sptx_accumulator *acc, const sptx_
     for (int m = 0; m < p->spec->row_blocks; m++)
       for (int i = 0; i < 4; i++) {
         const sptx_value *from = weights->at[m][2 * k + i / 2] + 2 * (i % 2);
-        a[m].hi[i] = sptx_pack(p, from[0], from[1]);
+        a[m].hi[i] = sptx_portable_pack(p, from[0], from[1]);
       }
     for (int n = 0; n < acc->blocks; n += 2) {
       sptx_fragment b;
