@@ -1,4 +1,4 @@
-/* The builder behind ir.h. */
+/* The builder behind ir.h: each function is one or two calls of the LLVM C API. */
 #include "gen/ir.h"
 
 #include <stdlib.h>

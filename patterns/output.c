@@ -1,4 +1,4 @@
-/* Temporary file, fsync, rename. */
+/* How a file appears whole or not at all: a temporary file beside it, fsync, rename. */
 #include "patterns/output.h"
 
 #include <errno.h>

@@ -1,4 +1,4 @@
-/* Medians and rank correlation. */
+/* Medians and rank correlation, for counts so small that simple loops do. */
 #include "tuner/statistics.h"
 
 #include <math.h>

@@ -3,6 +3,7 @@
 #include "tuner/tune.h"
 
 #include "gen/compile.h"
+#include "gen/x86/kernel.h"
 #include "runtime/device.h"
 #include "runtime/wisdom_key.h"
 #include "tuner/trial.h"

@@ -1,4 +1,4 @@
-/* The table and the JSON of tuning. */
+/* The table and the JSON of what tuning found; tune_html.c draws the same. */
 #include "tuner/tune_report.h"
 
 #include "gen/problem.h"

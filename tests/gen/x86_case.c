@@ -1,4 +1,4 @@
-/* The machinery behind x86_case.h. */
+/* How an x86 case is planned, compiled, run and held against float64; see x86_case.h. */
 #include "tests/gen/x86_case.h"
 
 #include "gen/machine.h"

@@ -1,4 +1,4 @@
-/* Float64 oracle: see reference.h. */
+/* The float64 oracle of the whole transformer, forward and backward; see reference.h. */
 #include "tests/model/reference.h"
 
 #include <math.h>

@@ -1,4 +1,4 @@
-/* See standin.c. */
+/* A stand-in for libsptx in the model tests: plain loops over the pattern; see standin.c. */
 #ifndef SPTX_TESTS_MODEL_STANDIN_H
 #define SPTX_TESTS_MODEL_STANDIN_H
 
