@@ -98,8 +98,13 @@ const sptx_set *sptx_make_digit(sptx_lowering *lowering, int64_t stride, int64_t
 
 /* The set (or its complement) within `within`, as clauses whose union it is. */
 void sptx_recognise(sptx_lowering *lowering, const sptx_set *set, bool negated, sptx_clause_list *out);
-/* A `where` as clauses; false (and nothing appended) where the expression has no such form. */
-bool sptx_recognise_where(sptx_lowering *lowering, const sptx_set *set, bool negated, sptx_clause_list *out);
+/* A `where` (or its complement) as clauses; parts that match no form stay opaque literals. */
+void sptx_recognise_where(sptx_lowering *lowering, const sptx_set *set, bool negated, sptx_clause_list *out);
+/* Whether i and j occur only in differences i - j, so that the value is the same along a diagonal. */
+bool sptx_expr_is_of_distance(const sptx_expr *expr);
+/* Appends a and b, multiplied out, to out. */
+void sptx_clause_list_intersect(sptx_lowering *lowering, const sptx_clause_list *a, const sptx_clause_list *b,
+                                sptx_clause_list *out);
 
 /* Appends the clause's pieces; false (and nothing appended) where it has no band in any view. */
 bool sptx_clause_to_bands(sptx_lowering *lowering, const sptx_clause *clause, sptx_piece_list *list);

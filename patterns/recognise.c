@@ -189,9 +189,9 @@ static void push_global_queries(sptx_lowering *lowering, int64_t from, int64_t t
   push_simplified(lowering, out, clause);
 }
 
-/* out = a and b, multiplied out. */
-static void intersect_lists(sptx_lowering *lowering, const sptx_clause_list *a, const sptx_clause_list *b,
-                            sptx_clause_list *out) {
+/* Stops above the count that makes the set opaque. */
+void sptx_clause_list_intersect(sptx_lowering *lowering, const sptx_clause_list *a, const sptx_clause_list *b,
+                                sptx_clause_list *out) {
   for (int p = 0; p < a->count; p++)
     for (int q = 0; q < b->count && out->count <= MOST_CLAUSES; q++) {
       sptx_clause both = sptx_clause_intersect(lowering, &a->clauses[p], &b->clauses[q]);
@@ -219,7 +219,7 @@ static void recognise_global(sptx_lowering *lowering, const sptx_set *set, bool 
   sptx_clause_list keys = {0}, queries = {0};
   for_each_run(lowering, at, as_key ? count : 0, n, true, push_global_keys, set, &keys);
   for_each_run(lowering, at, as_query ? count : 0, n, true, push_global_queries, set, &queries);
-  intersect_lists(lowering, &keys, &queries, out);
+  sptx_clause_list_intersect(lowering, &keys, &queries, out);
   sptx_clause_list_clear(&keys);
   sptx_clause_list_clear(&queries);
 }
@@ -233,12 +233,12 @@ typedef void recognise_primitive(sptx_lowering *lowering, const sptx_set *set, b
                                  sptx_clause_list *out);
 
 static recognise_primitive *const primitives[] = {
-    [SPTX_SET_ALL] = recognise_all,         [SPTX_SET_WINDOW] = recognise_window,
-    [SPTX_SET_STRIDE] = recognise_stride,   [SPTX_SET_BLOCK] = recognise_block,
-    [SPTX_SET_COLUMNS] = recognise_columns, [SPTX_SET_DILATED] = recognise_dilated,
-    [SPTX_SET_GRID] = recognise_grid,       [SPTX_SET_GLOBAL] = recognise_global,
-    [SPTX_SET_RANDOM] = recognise_opaque,   [SPTX_SET_LAYOUT] = recognise_opaque,
-    [SPTX_SET_WHERE] = recognise_opaque,
+    [SPTX_SET_ALL] = recognise_all,          [SPTX_SET_WINDOW] = recognise_window,
+    [SPTX_SET_STRIDE] = recognise_stride,    [SPTX_SET_BLOCK] = recognise_block,
+    [SPTX_SET_COLUMNS] = recognise_columns,  [SPTX_SET_DILATED] = recognise_dilated,
+    [SPTX_SET_GRID] = recognise_grid,        [SPTX_SET_GLOBAL] = recognise_global,
+    [SPTX_SET_RANDOM] = recognise_opaque,    [SPTX_SET_LAYOUT] = recognise_opaque,
+    [SPTX_SET_WHERE] = sptx_recognise_where,
 };
 
 /* The intersection of the children (or of their complements). */
@@ -250,7 +250,7 @@ static void recognise_intersection(sptx_lowering *lowering, const sptx_set *set,
   for (int c = 0; c < set->child_count && product.count <= MOST_CLAUSES; c++) {
     sptx_clause_list child = {0}, next = {0};
     sptx_recognise(lowering, set->children[c], negated, &child);
-    intersect_lists(lowering, &product, &child, &next);
+    sptx_clause_list_intersect(lowering, &product, &child, &next);
     sptx_clause_list_clear(&product);
     sptx_clause_list_clear(&child);
     product = next;
