@@ -367,19 +367,15 @@ static bool push_raw(sptx_lowering *lowering, sptx_piece_list *list, const sptx_
   return true;
 }
 
-/* Finishes the piece: its predicate and its exact pairs. A piece without pairs is left out. */
 static void push_piece(sptx_lowering *lowering, sptx_piece_list *list, sptx_piece *piece,
                        const sptx_clause *clause) {
   if (lowering->code != SPTX_CODE_OK || piece->query.inner_size[0] <= 0)
     return;
-  int64_t n_q = lowering->n - lowering->first;
   if (clause->literal_count) {
     piece->predicate = make_predicate(lowering, clause);
     snprintf(piece->why, sizeof piece->why, "predicate: the difference has no closed form in this view");
   }
-  if (lowering->code == SPTX_CODE_OK)
-    lowering->code = sptx_piece_count_pairs(piece, n_q, lowering->n, &piece->pairs, lowering->error);
-  if (lowering->code != SPTX_CODE_OK || piece->pairs == 0 || !push_raw(lowering, list, piece))
+  if (lowering->code != SPTX_CODE_OK || !push_raw(lowering, list, piece))
     sptx_set_free(piece->predicate);
 }
 
@@ -631,12 +627,68 @@ static bool best_view(sptx_lowering *lowering, const sptx_clause *clause, int mo
   return least < INT64_MAX;
 }
 
+/* Pairs of a clause with literals by inclusion and exclusion: |A without L| = |A| - |A and L|, where A and L
+ * is closed again. False where it is not; then the pairs must be counted one by one. */
+static bool count_clause(sptx_lowering *lowering, const sptx_clause *clause, int depth, int64_t *pairs) {
+  sptx_clause base = *clause;
+  *pairs = 0;
+  if (clause->empty || depth == 0 || clause->overflowed)
+    return clause->empty;
+  if (clause->literal_count == 0) {
+    sptx_piece_list list = {0};
+    bool closed = clause_to_pieces(lowering, clause, &list);
+    for (int p = 0; p < list.count && closed && lowering->code == SPTX_CODE_OK; p++) {
+      int64_t one;
+      lowering->code = sptx_piece_count_pairs(&list.pieces[p], lowering->n - lowering->first, lowering->n,
+                                              &one, lowering->error);
+      *pairs += one;
+    }
+    sptx_piece_list_clear(&list);
+    return closed;
+  }
+  base.literal_count--;
+  sptx_clause_list members = {0};
+  int64_t inside = 0, whole = 0;
+  bool negated = base.literals[base.literal_count].negated;
+  sptx_recognise(lowering, base.literals[base.literal_count].set, false, &members);
+  bool known = members.count <= 1 && (!negated || count_clause(lowering, &base, depth - 1, &whole));
+  if (known && members.count == 1) {
+    sptx_clause both = sptx_clause_intersect(lowering, &base, &members.clauses[0]);
+    known = count_clause(lowering, &both, depth - 1, &inside);
+  }
+  sptx_clause_list_clear(&members);
+  *pairs = negated ? whole - inside : inside;
+  return known;
+}
+
+/* Exact pairs of each piece; pieces without any are left out. */
+static void finish_pieces(sptx_lowering *lowering, const sptx_clause *clause, sptx_piece_list *list) {
+  enum { DEPTH = 10 };
+  int kept = 0;
+  for (int p = 0; p < list->count; p++) {
+    sptx_piece *piece = &list->pieces[p];
+    bool counted =
+        piece->predicate && list->count == 1 && count_clause(lowering, clause, DEPTH, &piece->pairs);
+    if (!counted && lowering->code == SPTX_CODE_OK)
+      lowering->code = sptx_piece_count_pairs(piece, lowering->n - lowering->first, lowering->n,
+                                              &piece->pairs, lowering->error);
+    if (piece->pairs > 0)
+      list->pieces[kept++] = *piece;
+    else
+      sptx_set_free(piece->predicate);
+  }
+  list->count = kept;
+}
+
 bool sptx_clause_to_bands(sptx_lowering *lowering, const sptx_clause *clause, sptx_piece_list *list) {
   sptx_piece_list found = {0};
   for (int k = 0; k < clause->literal_count; k++)
     if (sptx_set_is_opaque(clause->literals[k].set))
       return false;
-  bool done = best_view(lowering, clause, 3, &found) && lowering->code == SPTX_CODE_OK;
+  bool done = best_view(lowering, clause, 3, &found);
+  if (done)
+    finish_pieces(lowering, clause, &found);
+  done &= lowering->code == SPTX_CODE_OK;
   int moved = 0;
   while (done && moved < found.count && push_raw(lowering, list, &found.pieces[moved]))
     moved++;

@@ -253,10 +253,28 @@ void sptx_clause_simplify(sptx_clause *clause) {
     clause->same_block = 0, clause->digit_count = 0, clause->modulus = 1, clause->phase = 0;
 }
 
-/* Ends of ranges that other constraints imply go back to the whole, so that they cost no clamp and no split.
- */
+/* The band of distances that the other constraints leave to all positions. */
+static void implied_band(const sptx_lowering *lowering, const sptx_clause *clause, int64_t *from,
+                         int64_t *to) {
+  *from = lowering->first - lowering->n + 1;
+  *to = lowering->n;
+  if (clause->same_block) {
+    *from = max64(*from, 1 - clause->same_block);
+    *to = min64(*to, clause->same_block);
+  }
+  for (int k = 0; k < clause->block_count; k++) {
+    int64_t size = clause->blocks[k].size;
+    if (clause->blocks[k].from > -SPTX_FAR / size)
+      *from = max64(*from, (clause->blocks[k].from - 1) * size + 1);
+    if (clause->blocks[k].to < SPTX_FAR / size)
+      *to = min64(*to, clause->blocks[k].to * size);
+  }
+  *from += floor_mod(clause->phase - *from, clause->modulus);
+  *to -= floor_mod(*to - 1 - clause->phase, clause->modulus);
+}
+
 void sptx_clause_relax(const sptx_lowering *lowering, sptx_clause *clause) {
-  int64_t first = lowering->first, n = lowering->n;
+  int64_t first = lowering->first, n = lowering->n, from, to;
   if (clause->query_from <= first && clause->key_from <= first - clause->distance_to + 1)
     clause->key_from = 0;
   if (clause->query_to >= n && clause->key_to >= n - clause->distance_from)
@@ -265,6 +283,11 @@ void sptx_clause_relax(const sptx_lowering *lowering, sptx_clause *clause) {
     clause->query_from = first;
   if (clause->query_to >= clause->key_to + clause->distance_to - 1)
     clause->query_to = n;
+  implied_band(lowering, clause, &from, &to);
+  if (clause->distance_from <= from)
+    clause->distance_from = first - n + 1;
+  if (clause->distance_to >= to)
+    clause->distance_to = n;
 }
 
 sptx_clause sptx_clause_intersect(sptx_lowering *lowering, const sptx_clause *a, const sptx_clause *b) {

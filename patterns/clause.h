@@ -74,7 +74,8 @@ void sptx_clause_query_run(sptx_clause *clause, sptx_run run);
 void sptx_clause_literal(sptx_clause *clause, const sptx_set *set, bool negated);
 /* Tightens the ranges by each other, drops what is implied, and finds out whether nothing is left. */
 void sptx_clause_simplify(sptx_clause *clause);
-/* The inverse of tightening the ranges: ends that other constraints imply go back to the whole. */
+/* The inverse of tightening: ends of ranges and bands that other constraints imply go back to the whole, so
+ * that they cost no clamp, no bound and no part of a difference. */
 void sptx_clause_relax(const sptx_lowering *lowering, sptx_clause *clause);
 sptx_clause sptx_clause_intersect(sptx_lowering *lowering, const sptx_clause *a, const sptx_clause *b);
 /* Appends disjoint clauses whose union is a without b. */

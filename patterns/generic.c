@@ -1,6 +1,6 @@
 /* The generic piece: what has no band in any view, as a list of tiles found by evaluation. Tiles that cannot
  * hold a pair are passed over, full ones need no mask, and equal masks are kept once. */
-#include "patterns/clause.h"
+#include "patterns/evaluate.h"
 #include "patterns/integer.h"
 
 #include <stdlib.h>
@@ -10,7 +10,7 @@ enum { TILE = SPTX_GENERIC_TILE };
 
 typedef struct builder {
   sptx_lowering *lowering;
-  const sptx_clause_list *clauses;
+  sptx_evaluator *evaluator;
   sptx_tile_list *tiles;
   int64_t tile_capacity, mask_capacity;
   int32_t *slots; /* hash table of mask indices + 1 */
@@ -91,39 +91,29 @@ static enum sptx_code push_tile(builder *b, int64_t key_tile, int32_t mask) {
   return SPTX_CODE_OK;
 }
 
-/* Whether the clause's ranges and band leave anything of the rectangle. */
-static bool may_meet(const sptx_clause *c, int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
-  return i0 < c->query_to && i1 > c->query_from && j0 < c->key_to && j1 > c->key_from &&
-         i1 - 1 - j0 >= c->distance_from && i0 - (j1 - 1) < c->distance_to;
-}
-
-/* Sets mask bits of the clause's pairs in the tile. */
-static enum sptx_code evaluate(builder *b, const sptx_clause *clause, int64_t i0, int64_t i1, int64_t j0,
-                               int64_t j1, uint64_t *mask) {
-  for (int64_t i = i0; i < i1; i++)
-    for (int64_t j = j0; j < j1; j++) {
-      bool contains;
-      SPTX_TRY(sptx_clause_contains(clause, b->lowering->n, i, j, &contains, b->lowering->error));
-      mask[j - j0] |= (uint64_t)contains << (i - i0);
-    }
-  return SPTX_CODE_OK;
-}
-
-static enum sptx_code add_tile(builder *b, int64_t row, int64_t column) {
-  int64_t i0 = b->lowering->first + row * TILE, i1 = min64(i0 + TILE, b->lowering->n);
-  int64_t j0 = column * TILE, j1 = min64(j0 + TILE, b->lowering->n);
-  uint64_t mask[TILE] = {0}, any = 0, all = ~(uint64_t)0;
-  for (int c = 0; c < b->clauses->count; c++)
-    if (may_meet(&b->clauses->clauses[c], i0, i1, j0, j1))
-      SPTX_TRY(evaluate(b, &b->clauses->clauses[c], i0, i1, j0, j1, mask));
+static enum sptx_code add_tile(builder *b, int64_t first, int64_t last, int64_t column) {
+  uint64_t mask[TILE], any = 0, all = ~(uint64_t)0;
+  int32_t index = -1;
+  SPTX_TRY(sptx_evaluator_tile(b->evaluator, first, last, column * TILE, mask));
   for (int key = 0; key < TILE; key++)
     any |= mask[key], all &= mask[key];
   if (!any)
     return SPTX_CODE_OK;
-  int32_t index = -1;
   if (all != ~(uint64_t)0)
     SPTX_TRY(intern_mask(b, mask, &index));
   return push_tile(b, column, index);
+}
+
+static enum sptx_code add_row(builder *b, int64_t row, uint64_t *marks) {
+  int64_t first = b->lowering->first + row * TILE, last = min64(first + TILE, b->lowering->n);
+  int64_t words = ceil_div(b->tiles->key_tiles, 64);
+  memset(marks, 0, (size_t)words * sizeof *marks);
+  sptx_evaluator_mark(b->evaluator, first, last, marks);
+  for (int64_t word = 0; word < words; word++)
+    for (uint64_t rest = marks[word]; rest; rest &= rest - 1)
+      SPTX_TRY(add_tile(b, first, last, word * 64 + __builtin_ctzll(rest)));
+  b->tiles->row_start[row + 1] = b->tiles->tile_count;
+  return SPTX_CODE_OK;
 }
 
 static sptx_view plain_view(int64_t base, int64_t length) {
@@ -138,17 +128,16 @@ enum sptx_code sptx_clauses_to_tiles(sptx_lowering *lowering, const sptx_clause_
   piece->key = plain_view(0, n);
   piece->tiles.query_tiles = ceil_div(n_q, TILE);
   piece->tiles.key_tiles = ceil_div(n, TILE);
-  builder b = {.lowering = lowering, .clauses = clauses, .tiles = &piece->tiles};
-  enum sptx_code code = SPTX_CODE_OK;
-  piece->tiles.row_start = malloc((size_t)(piece->tiles.query_tiles + 1) * sizeof *piece->tiles.row_start);
-  if (!piece->tiles.row_start)
-    return no_memory(&b);
-  piece->tiles.row_start[0] = 0;
-  for (int64_t row = 0; row < piece->tiles.query_tiles && code == SPTX_CODE_OK; row++) {
-    for (int64_t column = 0; column < piece->tiles.key_tiles && code == SPTX_CODE_OK; column++)
-      code = add_tile(&b, row, column);
-    piece->tiles.row_start[row + 1] = piece->tiles.tile_count;
-  }
+  builder b = {.lowering = lowering, .tiles = &piece->tiles};
+  piece->tiles.row_start = calloc((size_t)piece->tiles.query_tiles + 1, sizeof *piece->tiles.row_start);
+  uint64_t *marks = calloc((size_t)ceil_div(piece->tiles.key_tiles, 64), sizeof *marks);
+  enum sptx_code code = piece->tiles.row_start && marks ? SPTX_CODE_OK : no_memory(&b);
+  if (code == SPTX_CODE_OK)
+    code = sptx_evaluator_create(lowering, clauses, &b.evaluator);
+  for (int64_t row = 0; row < piece->tiles.query_tiles && code == SPTX_CODE_OK; row++)
+    code = add_row(&b, row, marks);
+  sptx_evaluator_free(b.evaluator);
+  free(marks);
   free(b.slots);
   if (code == SPTX_CODE_OK)
     code = sptx_piece_count_pairs(piece, n_q, n, &piece->pairs, lowering->error);

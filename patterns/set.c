@@ -135,12 +135,13 @@ static uint64_t mix(uint64_t value) {
   return value ^ (value >> 31);
 }
 
+enum { ROUNDS = 32 }; /* of the permutation: part of the file format, too */
+
 /* The keyed permutation "swap or not" (Hoang, Morris, Rogaway 2012) of the blocks sends a block to its place
  * in a shuffled deck; the first per_row places are the chosen ones. So the choice is without replacement,
  * needs no memory, and one membership costs the same whatever the number of blocks is. */
 bool sptx_random_has_block(uint64_t seed, int64_t per_row, int64_t block_count, int64_t query_block,
                            int64_t key_block) {
-  enum { ROUNDS = 32 };
   if (key_block < 0 || key_block >= block_count)
     return false;
   if (per_row >= block_count)
@@ -155,4 +156,16 @@ bool sptx_random_has_block(uint64_t seed, int64_t per_row, int64_t block_count, 
       x = partner;
   }
   return x < (uint64_t)per_row;
+}
+
+/* Each round is its own inverse, so they run backwards. */
+int64_t sptx_random_block_at(uint64_t seed, int64_t block_count, int64_t query_block, int64_t place) {
+  uint64_t key = mix(mix(seed) ^ (uint64_t)query_block), count = (uint64_t)block_count, x = (uint64_t)place;
+  for (int round = ROUNDS; round-- > 0;) {
+    uint64_t round_key = mix(key + (uint64_t)round);
+    uint64_t partner = (round_key % count + count - x) % count;
+    if (mix(round_key ^ (x > partner ? x : partner)) & 1)
+      x = partner;
+  }
+  return (int64_t)x;
 }

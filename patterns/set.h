@@ -96,5 +96,7 @@ void sptx_set_print(const sptx_set *set, int indent, FILE *stream);
  * machine. A causal set passes query_block + 1 as block_count, another one ceil(n / block). */
 bool sptx_random_has_block(uint64_t seed, int64_t per_row, int64_t block_count, int64_t query_block,
                            int64_t key_block);
+/* The same choice listed: the key block drawn at `place`, 0 <= place < min(per_row, block_count). */
+int64_t sptx_random_block_at(uint64_t seed, int64_t block_count, int64_t query_block, int64_t place);
 
 #endif
