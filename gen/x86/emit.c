@@ -50,6 +50,11 @@ void sptx_x86_emitter_kernel(sptx_x86_emitter *e, const char *symbol) {
   LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->i64, ir->pointer};
   sptx_ir_function(ir, symbol, ir->void_type, types, 4, true);
   set_target(e);
+  sptx_x86_bind(e);
+}
+
+void sptx_x86_bind(sptx_x86_emitter *e) {
+  sptx_ir *ir = &e->ir;
   e->args = LLVMGetParam(ir->function, 0);
   e->params = LLVMGetParam(ir->function, 1);
   e->item = LLVMGetParam(ir->function, 2);
@@ -109,24 +114,23 @@ static LLVMValueRef exp2_fraction(sptx_x86_emitter *e, LLVMValueRef f) {
   return sum;
 }
 
+/* Results below 2^-125 become 0: an instruction whose result is subnormal takes a hundred cycles. */
 LLVMValueRef sptx_x86_exp2(sptx_x86_emitter *e, LLVMValueRef x) {
   sptx_ir *ir = &e->ir;
-  bool wide = e->lanes == 16;
-  LLVMValueRef clamped = sptx_ir_max(ir, splat(e, wide ? -150 : -126), x);
-  LLVMValueRef whole = sptx_ir_intrinsic(ir, "llvm.nearbyint", e->vector, &clamped, 1);
-  LLVMValueRef mantissa = exp2_fraction(e, sptx_ir_fsub(ir, clamped, whole));
-  if (wide) {
-    LLVMValueRef arguments[] = {mantissa, whole, mantissa, LLVMConstInt(ir->i16, 0xffff, false),
-                                sptx_ir_i32(ir, 4)};
+  LLVMValueRef least = splat(e, -125), whole = sptx_ir_intrinsic(ir, "llvm.nearbyint", e->vector, &x, 1);
+  LLVMValueRef mantissa = exp2_fraction(e, sptx_ir_fsub(ir, x, whole));
+  LLVMTypeRef integers = LLVMVectorType(ir->i32, e->lanes);
+  if (e->lanes == 16) {
+    LLVMValueRef kept = sptx_ir_fcompare(ir, LLVMRealUGE, x, least);
+    LLVMValueRef arguments[] = {mantissa, whole, splat(e, 0),
+                                LLVMBuildBitCast(ir->builder, kept, ir->i16, ""), sptx_ir_i32(ir, 4)};
     return sptx_ir_intrinsic(ir, "llvm.x86.avx512.mask.scalef.ps.512", NULL, arguments, 5);
   }
-  LLVMTypeRef integers = LLVMVectorType(ir->i32, e->lanes);
-  LLVMValueRef exponent = LLVMBuildFPToSI(ir->builder, whole, integers, "");
+  LLVMValueRef exponent = LLVMBuildFPToSI(ir->builder, sptx_ir_max(ir, whole, least), integers, "");
   exponent = LLVMBuildShl(ir->builder, exponent, sptx_ir_splat(ir, sptx_ir_i32(ir, 23), e->lanes), "");
   LLVMValueRef bits = sptx_ir_add(ir, LLVMBuildBitCast(ir->builder, mantissa, integers, ""), exponent);
   LLVMValueRef value = LLVMBuildBitCast(ir->builder, bits, e->vector, "");
-  /* Below the normal numbers the result is 0; a NaN comes through as the mantissa, which is NaN, too. */
-  LLVMValueRef tiny = sptx_ir_fcompare(ir, LLVMRealOLT, x, splat(e, -126));
+  LLVMValueRef tiny = sptx_ir_fcompare(ir, LLVMRealOLT, x, least);
   LLVMValueRef ordered = sptx_ir_fcompare(ir, LLVMRealORD, x, x);
   return sptx_ir_select(ir, tiny, splat(e, 0), sptx_ir_select(ir, ordered, value, x));
 }

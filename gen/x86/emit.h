@@ -25,6 +25,8 @@ typedef struct sptx_x86_emitter {
 void sptx_x86_emitter_begin(sptx_x86_emitter *e, LLVMModuleRef module, const sptx_x86_shape *shape,
                             const char *symbol, enum sptx_x86_mutant mutant);
 void sptx_x86_emitter_kernel(sptx_x86_emitter *e, const char *symbol); /* opens the exported function */
+/* Takes args, params, item and scratch from the parameters of the function being written. */
+void sptx_x86_bind(sptx_x86_emitter *e);
 /* An internal function "symbol.name"; result void. */
 LLVMValueRef sptx_x86_local_function(sptx_x86_emitter *e, const char *name, LLVMTypeRef result,
                                      const LLVMTypeRef *parameters, unsigned count);
@@ -97,6 +99,9 @@ LLVMValueRef sptx_x86_emit_unpack(sptx_x86_emitter *e, const char *name, enum sp
 /* void copy_rows(rows, count, target): rows become contiguous float32 rows at target, and the table points
  * at them. */
 void sptx_x86_emit_copy_rows(sptx_x86_emitter *e);
+/* Asks for all lines of count rows of `bytes` bytes, to be read or written soon. */
+void sptx_x86_prefetch_rows(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef count, int64_t bytes,
+                            bool write);
 
 /* product.c: C[row][lane] (+)= sum over k of A(row, k) * B[k][lane], the register-blocked inner kernel. */
 typedef struct sptx_x86_product {

@@ -90,20 +90,26 @@ void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const spt
   static const size_t copies[] = {offsetof(sptx_x86_params, copy_k), offsetof(sptx_x86_params, copy_v)};
   const int64_t tables[] = {e->layout.key_row, e->layout.value_row};
   const int64_t targets[] = {e->layout.keys, e->layout.values};
-  for (int side = 0; side < 2; side++) {
-    LLVMValueRef table = sptx_x86_scratch(e, tables[side]);
+  int64_t row_bytes = sptx_x86_element_bytes(e->shape->element) * e->dim;
+  LLVMValueRef zero = sptx_ir_i64(ir, 0);
+  sptx_ir_branch branch;
+  for (int side = 1; side >= 0; side--) {
     LLVMValueRef stride = sptx_x86_param(e, (int64_t)strides[side] + 16);
     if (e->mutant == SPTX_X86_MUTANT_STRIDE)
       stride = sptx_x86_param(e, SPTX_X86_FIELD(q) + 16);
-    sptx_x86_rows(e, positions, padded, side ? v_base : k_base, stride, table);
-    LLVMValueRef arguments[] = {table, padded, sptx_x86_scratch(e, targets[side])};
+    sptx_x86_rows(e, positions, padded, side ? v_base : k_base, stride, sptx_x86_scratch(e, tables[side]));
+    sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, sptx_x86_param(e, (int64_t)copies[side]), zero));
+    sptx_x86_prefetch_rows(e, sptx_x86_scratch(e, tables[side]), walk->count, row_bytes, false);
+    sptx_ir_end_if(ir, &branch);
+  }
+  for (int side = 0; side < 2; side++) {
+    LLVMValueRef arguments[] = {sptx_x86_scratch(e, tables[side]), padded,
+                                sptx_x86_scratch(e, targets[side])};
     if (e->shape->element != SPTX_ELEMENT_F32) {
       sptx_x86_call(e, e->copy_rows, arguments, 3);
       continue;
     }
-    sptx_ir_branch branch;
-    LLVMValueRef copy = sptx_x86_param(e, (int64_t)copies[side]);
-    sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, copy, sptx_ir_i64(ir, 0)));
+    sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, sptx_x86_param(e, (int64_t)copies[side]), zero));
     sptx_x86_call(e, e->copy_rows, arguments, 3);
     sptx_ir_end_if(ir, &branch);
   }
@@ -327,6 +333,44 @@ static void fill(sptx_x86_emitter *e, int64_t array, int64_t bytes, double value
   sptx_ir_loop_end(ir, &loop);
 }
 
+static void prefetch_outputs(sptx_x86_emitter *e) {
+  sptx_ir *ir = &e->ir;
+  sptx_ir_branch branch;
+  LLVMValueRef far = sptx_x86_param(e, SPTX_X86_FIELD(far_o));
+  sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, far, sptx_ir_i64(ir, 0)));
+  sptx_x86_prefetch_rows(e, sptx_x86_scratch(e, e->layout.output_row), sptx_ir_i64(ir, e->query_tile),
+                         sptx_x86_element_bytes(e->shape->element) * e->dim, true);
+  sptx_ir_end_if(ir, &branch);
+}
+
+/* One query tile (or one unit of heads): void tile(args, params, number, scratch), with everything inlined
+ * that is not a function already. */
+static LLVMValueRef emit_tile(sptx_x86_emitter *e, const sptx_forward_functions *f) {
+  sptx_ir *ir = &e->ir;
+  LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->i64, ir->pointer};
+  LLVMValueRef function = sptx_x86_local_function(e, "tile", ir->void_type, types, 4);
+  sptx_x86_bind(e);
+  sptx_x86_item item;
+  if (e->shape->family == SPTX_X86_DECODE)
+    sptx_x86_decode_item(e, &item);
+  else
+    sptx_x86_tile_item(e, &item);
+  LLVMValueRef table = sptx_x86_scratch(e, e->layout.query_row);
+  sptx_x86_call(e, e->pack,
+                (LLVMValueRef[]){table, sptx_x86_query_factor(e), sptx_x86_scratch(e, e->layout.q)}, 3);
+  fill(e, e->layout.output, (int64_t)e->dim * e->query_tile * 4, 0);
+  prefetch_outputs(e);
+  fill(e, e->layout.maximum, (int64_t)e->query_tile * 4, -INFINITY);
+  fill(e, e->layout.sum, (int64_t)e->query_tile * 4, 0);
+  sptx_x86_key_walk walk;
+  sptx_x86_key_walk_begin(e, &item.keys, item.first, item.keys.begin, item.keys.end, &walk);
+  emit_step(e, f, &item.keys, &walk, item.first, item.bases);
+  sptx_x86_key_walk_end(e, &walk);
+  sptx_x86_emit_epilogue(e);
+  LLVMBuildRetVoid(ir->builder);
+  return function;
+}
+
 void sptx_x86_emit_forward(sptx_x86_emitter *e, const char *symbol) {
   sptx_ir *ir = &e->ir;
   sptx_forward_functions f;
@@ -338,22 +382,15 @@ void sptx_x86_emit_forward(sptx_x86_emitter *e, const char *symbol) {
                           ? NULL
                           : sptx_x86_emit_unpack(e, "unpack_running", SPTX_ELEMENT_F32);
   emit_functions(e, &f);
+  LLVMValueRef tile = emit_tile(e, &f);
   sptx_x86_emitter_kernel(e, symbol);
-  sptx_x86_item item;
-  if (e->shape->family == SPTX_X86_DECODE)
-    sptx_x86_decode_item(e, &item);
-  else
-    sptx_x86_tile_item(e, &item);
-  LLVMValueRef table = sptx_x86_scratch(e, e->layout.query_row);
-  sptx_x86_call(e, e->pack,
-                (LLVMValueRef[]){table, sptx_x86_query_factor(e), sptx_x86_scratch(e, e->layout.q)}, 3);
-  fill(e, e->layout.output, (int64_t)e->dim * e->query_tile * 4, 0);
-  fill(e, e->layout.maximum, (int64_t)e->query_tile * 4, -INFINITY);
-  fill(e, e->layout.sum, (int64_t)e->query_tile * 4, 0);
-  sptx_x86_key_walk walk;
-  sptx_x86_key_walk_begin(e, &item.keys, item.first, item.keys.begin, item.keys.end, &walk);
-  emit_step(e, &f, &item.keys, &walk, item.first, item.bases);
-  sptx_x86_key_walk_end(e, &walk);
-  sptx_x86_emit_epilogue(e);
+  /* Neighbouring tiles and shared values stay on one core: their rows lie in the same pages and lines. */
+  LLVMValueRef count = sptx_x86_param(e, SPTX_X86_FIELD(tile_items)), begin = sptx_ir_mul(ir, e->item, count);
+  LLVMValueRef end =
+      sptx_ir_min(ir, sptx_ir_add(ir, begin, count), sptx_x86_param(e, SPTX_X86_FIELD(total_tiles)));
+  sptx_ir_loop loop;
+  sptx_ir_loop_begin(ir, &loop, begin, end, sptx_ir_i64(ir, 1), false, NULL, 0);
+  sptx_x86_call(e, tile, (LLVMValueRef[]){e->args, e->params, loop.index, e->scratch}, 4);
+  sptx_ir_loop_end(ir, &loop);
   LLVMBuildRetVoid(ir->builder);
 }

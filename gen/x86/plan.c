@@ -139,6 +139,7 @@ void sptx_planner_params(const sptx_problem *problem, const sptx_piece *piece, s
                               .kv_heads = problem->kv_heads,
                               .group = problem->heads / problem->kv_heads,
                               .tiles = 1,
+                              .tile_items = 1,
                               .shared_total = 1,
                               .chunks = 1};
   byte_strides(&problem->q, bytes, params->q);
@@ -152,6 +153,7 @@ void sptx_planner_params(const sptx_problem *problem, const sptx_piece *piece, s
   params->shared_total = sptx_view_shared_total(&piece->query);
   params->copy_k = lies_badly(&piece->key, params->k[2]);
   params->copy_v = lies_badly(&piece->key, params->v[2]);
+  params->far_o = lies_badly(&piece->query, params->o[2]);
   if (piece->kind == SPTX_PIECE_BAND) {
     params->lo = piece->lo;
     params->hi = piece->hi;
@@ -226,16 +228,16 @@ enum sptx_code sptx_planner_add(sptx_planner *planner, enum sptx_x86_family fami
     free(block.bytes);
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for a launch's parameters");
   }
+  filled.total_tiles = problem->batch * units * filled.shared_total * filled.tiles * filled.chunks;
   memcpy(block.bytes, &filled, sizeof filled);
   sptx_x86_layout layout;
   sptx_x86_layout_of(&shape, &layout);
   data->shapes[count] = shape;
   sptx_x86_launch *launch = &data->plan.launches[count];
-  *launch =
-      (sptx_x86_launch){.params = block.bytes,
-                        .params_bytes = block.size,
-                        .scratch_bytes = (size_t)layout.bytes,
-                        .items = problem->batch * units * filled.shared_total * filled.tiles * filled.chunks};
+  *launch = (sptx_x86_launch){.params = block.bytes,
+                              .params_bytes = block.size,
+                              .scratch_bytes = (size_t)layout.bytes,
+                              .items = ceil_div(filled.total_tiles, filled.tile_items)};
   name_kernel(&shape, launch->symbol, sizeof launch->symbol);
   data->plan.launch_count++;
   return SPTX_CODE_OK;
@@ -277,6 +279,18 @@ static void order_pieces(sptx_planner *planner, const sptx_piece_list *list, con
     order[(*count)++] = last;
 }
 
+/* How many neighbouring tiles make one item: tiles with few keys are put together, with those of the next
+ * shared values, as long as enough items are left to share out. */
+static int64_t group_tiles(const sptx_problem *problem, const sptx_x86_params *params, int64_t computed,
+                           int64_t head_count) {
+  enum { FEW_KEYS = 512, NEIGHBOURS = 16, ITEMS_LEFT = 64 };
+  int64_t tiles = params->tiles * params->shared_total, total = problem->batch * head_count * tiles;
+  if (computed / problem->n_q >= FEW_KEYS)
+    return 1;
+  return max64(1,
+               min64(total / ITEMS_LEFT, params->shared_total > 1 ? params->tiles * NEIGHBOURS : NEIGHBOURS));
+}
+
 static enum sptx_code plan_piece(sptx_planner *planner, const sptx_piece *piece, int index, int count,
                                  const int64_t *heads, int64_t head_count, sptx_error *error) {
   const sptx_problem *problem = &planner->data->problem;
@@ -294,10 +308,12 @@ static enum sptx_code plan_piece(sptx_planner *planner, const sptx_piece *piece,
   sptx_x86_params params;
   int64_t computed = 0;
   sptx_planner_params(problem, piece, &params);
-  if (!decode)
-    sptx_planner_count_tiles(problem, piece, schedule.query_tile, &params.tiles, &computed);
-  else
+  if (decode) {
     params.shared_total = 1;
+  } else {
+    sptx_planner_count_tiles(problem, piece, schedule.query_tile, &params.tiles, &computed);
+    params.tile_items = group_tiles(problem, &params, computed, head_count);
+  }
   params.merge = index > 0;
   params.read_running = rounded && index > 0;
   params.write_running = rounded && index + 1 < count;

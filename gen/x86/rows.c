@@ -126,3 +126,18 @@ void sptx_x86_emit_copy_rows(sptx_x86_emitter *e) {
   sptx_ir_loop_end(ir, &rows);
   LLVMBuildRetVoid(ir->builder);
 }
+
+void sptx_x86_prefetch_rows(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef count, int64_t bytes,
+                            bool write) {
+  enum { LINE = 64, KEEP = 3, DATA = 1 };
+  sptx_ir *ir = &e->ir;
+  sptx_ir_loop rows;
+  sptx_ir_loop_begin(ir, &rows, sptx_ir_i64(ir, 0), count, sptx_ir_i64(ir, 1), false, NULL, 0);
+  LLVMValueRef row = table_pointer(e, table, rows.index, 0);
+  for (int64_t line = 0; line < bytes; line += LINE) {
+    LLVMValueRef arguments[] = {sptx_ir_at_constant(ir, row, line), sptx_ir_i32(ir, write),
+                                sptx_ir_i32(ir, KEEP), sptx_ir_i32(ir, DATA)};
+    sptx_ir_intrinsic(ir, "llvm.prefetch", ir->pointer, arguments, 4);
+  }
+  sptx_ir_loop_end(ir, &rows);
+}
