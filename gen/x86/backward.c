@@ -172,11 +172,14 @@ static void load_queries(sptx_backward *b) {
   sptx_x86_guard_rows(e, LLVMConstInt(ir->i1, 1, false), b->item.first, b->item.queries.begin,
                       b->item.queries.end);
   LLVMValueRef rows = sptx_x86_scratch(e, e->layout.query_row);
-  sptx_x86_call(e, e->pack,
-                (LLVMValueRef[]){rows, sptx_x86_query_factor(e), sptx_x86_scratch(e, e->layout.q)}, 3);
+  sptx_x86_call(
+      e, e->pack,
+      (LLVMValueRef[]){rows, sptx_x86_query_factor(e), sptx_x86_scratch(e, e->layout.q), sptx_ir_i64(ir, 0)},
+      4);
   sptx_x86_call(e, e->copy_rows, (LLVMValueRef[]){rows, tile, sptx_x86_scratch(e, e->layout.queries)}, 3);
   rows = sptx_x86_scratch(e, e->layout.d_output_row);
-  sptx_x86_call(e, e->pack, (LLVMValueRef[]){rows, scale, sptx_x86_scratch(e, e->layout.d_o)}, 3);
+  sptx_x86_call(e, e->pack,
+                (LLVMValueRef[]){rows, scale, sptx_x86_scratch(e, e->layout.d_o), sptx_ir_i64(ir, 0)}, 4);
   sptx_x86_call(e, e->copy_rows, (LLVMValueRef[]){rows, tile, sptx_x86_scratch(e, e->layout.d_outputs)}, 3);
   sptx_ir_loop loop;
   sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, (int64_t)e->dim * e->query_tile * 4),
@@ -381,8 +384,8 @@ static void emit_query_tile(sptx_backward *b) {
   emit_step(b, &walk);
   sptx_x86_key_walk_end(e, &walk);
   LLVMValueRef arguments[] = {e->scratch, sptx_x86_scratch(e, e->layout.output),
-                              sptx_x86_scratch(e, e->layout.output_row)};
-  sptx_x86_call(e, b->f->unpack, arguments, 3);
+                              sptx_x86_scratch(e, e->layout.output_row), sptx_ir_i64(ir, 0)};
+  sptx_x86_call(e, b->f->unpack, arguments, 4);
   sptx_ir_end_if(ir, &branch);
 }
 

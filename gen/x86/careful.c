@@ -8,26 +8,40 @@ static LLVMValueRef row_of(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef
   return sptx_ir_load(ir, ir->pointer, slot, 8);
 }
 
-/* x * 0 is 0 for finite x and NaN for others, and a sum keeps a NaN. */
+/* x * 0 is 0 for finite x and NaN for others, and a sum keeps a NaN. A row is one straight run of code over
+ * four sums, because one sum would wait for itself. */
 LLVMValueRef sptx_x86_emit_finite(sptx_x86_emitter *e) {
+  enum { SUMS = 4, STEP = 8 };
   sptx_ir *ir = &e->ir;
-  LLVMValueRef function =
-      sptx_x86_local_function(e, "finite", ir->i1, (LLVMTypeRef[]){ir->pointer, ir->i64}, 2);
-  LLVMTypeRef floats = LLVMVectorType(ir->f32, 8);
-  LLVMValueRef zeros = LLVMConstNull(floats), zero = sptx_ir_i64(ir, 0);
-  sptx_ir_loop rows, dims;
-  sptx_ir_loop_begin(ir, &rows, zero, LLVMGetParam(function, 1), sptx_ir_i64(ir, 1), false, &zeros, 1);
+  LLVMTypeRef types[] = {ir->pointer, ir->i64}, half = LLVMVectorType(ir->f32, STEP);
+  LLVMValueRef function = sptx_x86_local_function(e, "finite", ir->i1, types, 2), sums[SUMS + 1];
+  for (int k = 0; k < SUMS; k++)
+    sums[k] = LLVMConstNull(e->vector);
+  sums[SUMS] = LLVMConstNull(half);
+  int whole = e->dim / (int)e->lanes;
+  sptx_ir_loop rows;
+  sptx_ir_loop_begin(ir, &rows, sptx_ir_i64(ir, 0), LLVMGetParam(function, 1), sptx_ir_i64(ir, 1), false,
+                     sums, SUMS + 1);
   LLVMValueRef row = row_of(e, LLVMGetParam(function, 0), rows.index);
-  sptx_ir_loop_begin(ir, &dims, zero, sptx_ir_i64(ir, (int64_t)e->dim * 4), sptx_ir_i64(ir, 32), true,
-                     rows.carried, 1);
-  LLVMValueRef value = sptx_ir_load(ir, floats, sptx_ir_at(ir, row, dims.index), 4);
-  dims.carried[0] = sptx_ir_fma(ir, value, zeros, dims.carried[0]);
-  sptx_ir_loop_end(ir, &dims);
-  rows.carried[0] = dims.carried[0];
+  for (int v = 0; v < whole; v++) {
+    LLVMValueRef value = sptx_ir_load(ir, e->vector, sptx_ir_at_constant(ir, row, 4 * v * (int)e->lanes), 4);
+    rows.carried[v % SUMS] = sptx_ir_fma(ir, value, LLVMConstNull(e->vector), rows.carried[v % SUMS]);
+  }
+  if (e->dim % (int)e->lanes) {
+    LLVMValueRef value = sptx_ir_load(ir, half, sptx_ir_at_constant(ir, row, 4 * whole * (int)e->lanes), 4);
+    rows.carried[SUMS] = sptx_ir_fma(ir, value, LLVMConstNull(half), rows.carried[SUMS]);
+  }
   sptx_ir_loop_end(ir, &rows);
-  LLVMValueRef odd = sptx_ir_fcompare(ir, LLVMRealUNO, rows.carried[0], rows.carried[0]);
-  odd = LLVMBuildBitCast(ir->builder, odd, ir->i8, "");
-  LLVMBuildRet(ir->builder, sptx_ir_compare(ir, LLVMIntEQ, odd, LLVMConstNull(ir->i8)));
+  LLVMValueRef sum = rows.carried[0];
+  for (int k = 1; k < SUMS; k++)
+    sum = sptx_ir_fadd(ir, sum, rows.carried[k]);
+  LLVMTypeRef flags = LLVMIntTypeInContext(ir->context, e->lanes);
+  LLVMValueRef odd = sptx_ir_fcompare(ir, LLVMRealUNO, sum, sum);
+  odd = sptx_ir_compare(ir, LLVMIntNE, LLVMBuildBitCast(ir->builder, odd, flags, ""), LLVMConstNull(flags));
+  LLVMValueRef odd_half = sptx_ir_fcompare(ir, LLVMRealUNO, rows.carried[SUMS], rows.carried[SUMS]);
+  odd_half = sptx_ir_compare(ir, LLVMIntNE, LLVMBuildBitCast(ir->builder, odd_half, ir->i8, ""),
+                             LLVMConstNull(ir->i8));
+  LLVMBuildRet(ir->builder, LLVMBuildNot(ir->builder, LLVMBuildOr(ir->builder, odd, odd_half, ""), ""));
   return function;
 }
 

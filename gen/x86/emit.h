@@ -91,17 +91,18 @@ void sptx_x86_key_walk_begin(sptx_x86_emitter *e, const sptx_x86_side *keys, LLV
 void sptx_x86_key_walk_end(sptx_x86_emitter *e, sptx_x86_key_walk *walk);
 
 /* rows.c: rows of tensors to tiles of scratch and back */
-/* void pack(rows, float factor, target): target[d][query] = factor * row[query][d]. */
+/* void pack(rows, float factor, target, ahead): target[d][query] = factor * row[query][d]. The rows `ahead`
+ * bytes further on, which the next tile will want, are asked for on the way; so does unpack. */
 void sptx_x86_emit_pack(sptx_x86_emitter *e);
-/* void unpack(source, outputs): out[query][d] = weight * source[d][query] + earlier * in[query][d], with the
- * tables weight, earlier and input_row of scratch; `in` is float32. The function it returns. */
+/* void unpack(scratch, source, outputs, ahead): out[query][d] = weight * source[d][query] + earlier *
+ * in[query][d], with the tables weight, earlier and input_row of scratch; `in` is float32. The function it
+ * returns. */
 LLVMValueRef sptx_x86_emit_unpack(sptx_x86_emitter *e, const char *name, enum sptx_element element);
 /* void copy_rows(rows, count, target): rows become contiguous float32 rows at target, and the table points
  * at them. */
 void sptx_x86_emit_copy_rows(sptx_x86_emitter *e);
-/* Asks for all lines of count rows of `bytes` bytes, to be read or written soon. */
-void sptx_x86_prefetch_rows(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef count, int64_t bytes,
-                            bool write);
+/* Asks for the lines of the first count rows, `ahead` bytes further on. */
+void sptx_x86_prefetch_rows(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef count, LLVMValueRef ahead);
 
 /* product.c: C[row][lane] (+)= sum over k of A(row, k) * B[k][lane], the register-blocked inner kernel. */
 typedef struct sptx_x86_product {

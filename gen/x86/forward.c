@@ -88,18 +88,20 @@ void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const spt
   sptx_x86_positions(e, keys, walk->first, padded, positions);
   static const size_t strides[] = {offsetof(sptx_x86_params, k), offsetof(sptx_x86_params, v)};
   static const size_t copies[] = {offsetof(sptx_x86_params, copy_k), offsetof(sptx_x86_params, copy_v)};
+  static const size_t aheads[] = {offsetof(sptx_x86_params, ahead_k), offsetof(sptx_x86_params, ahead_v)};
   const int64_t tables[] = {e->layout.key_row, e->layout.value_row};
   const int64_t targets[] = {e->layout.keys, e->layout.values};
-  int64_t row_bytes = sptx_x86_element_bytes(e->shape->element) * e->dim;
   LLVMValueRef zero = sptx_ir_i64(ir, 0);
   sptx_ir_branch branch;
-  for (int side = 1; side >= 0; side--) {
+  for (int side = 0; side < 2; side++) {
     LLVMValueRef stride = sptx_x86_param(e, (int64_t)strides[side] + 16);
     if (e->mutant == SPTX_X86_MUTANT_STRIDE)
       stride = sptx_x86_param(e, SPTX_X86_FIELD(q) + 16);
     sptx_x86_rows(e, positions, padded, side ? v_base : k_base, stride, sptx_x86_scratch(e, tables[side]));
-    sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, sptx_x86_param(e, (int64_t)copies[side]), zero));
-    sptx_x86_prefetch_rows(e, sptx_x86_scratch(e, tables[side]), walk->count, row_bytes, false);
+    LLVMValueRef ahead = sptx_x86_param(e, (int64_t)aheads[side]);
+    sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, ahead, zero));
+    LLVMValueRef wanted = sptx_ir_min(ir, walk->count, sptx_x86_param(e, SPTX_X86_FIELD(ahead_keys)));
+    sptx_x86_prefetch_rows(e, sptx_x86_scratch(e, tables[side]), wanted, ahead);
     sptx_ir_end_if(ir, &branch);
   }
   for (int side = 0; side < 2; side++) {
@@ -333,16 +335,6 @@ static void fill(sptx_x86_emitter *e, int64_t array, int64_t bytes, double value
   sptx_ir_loop_end(ir, &loop);
 }
 
-static void prefetch_outputs(sptx_x86_emitter *e) {
-  sptx_ir *ir = &e->ir;
-  sptx_ir_branch branch;
-  LLVMValueRef far = sptx_x86_param(e, SPTX_X86_FIELD(far_o));
-  sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, far, sptx_ir_i64(ir, 0)));
-  sptx_x86_prefetch_rows(e, sptx_x86_scratch(e, e->layout.output_row), sptx_ir_i64(ir, e->query_tile),
-                         sptx_x86_element_bytes(e->shape->element) * e->dim, true);
-  sptx_ir_end_if(ir, &branch);
-}
-
 /* One query tile (or one unit of heads): void tile(args, params, number, scratch), with everything inlined
  * that is not a function already. */
 static LLVMValueRef emit_tile(sptx_x86_emitter *e, const sptx_forward_functions *f) {
@@ -356,10 +348,10 @@ static LLVMValueRef emit_tile(sptx_x86_emitter *e, const sptx_forward_functions 
   else
     sptx_x86_tile_item(e, &item);
   LLVMValueRef table = sptx_x86_scratch(e, e->layout.query_row);
-  sptx_x86_call(e, e->pack,
-                (LLVMValueRef[]){table, sptx_x86_query_factor(e), sptx_x86_scratch(e, e->layout.q)}, 3);
+  LLVMValueRef pack[] = {table, sptx_x86_query_factor(e), sptx_x86_scratch(e, e->layout.q),
+                         sptx_x86_param(e, SPTX_X86_FIELD(ahead_q))};
+  sptx_x86_call(e, e->pack, pack, 4);
   fill(e, e->layout.output, (int64_t)e->dim * e->query_tile * 4, 0);
-  prefetch_outputs(e);
   fill(e, e->layout.maximum, (int64_t)e->query_tile * 4, -INFINITY);
   fill(e, e->layout.sum, (int64_t)e->query_tile * 4, 0);
   sptx_x86_key_walk walk;

@@ -47,7 +47,9 @@ typedef struct sptx_x86_params {
   int64_t read_running, write_running; /* o is read from, written to the float32 workspace */
   int64_t running;                     /* byte offset of that workspace */
   int64_t q[3], k[3], v[3], o[3];      /* byte strides: batch, head, position */
-  int64_t copy_k, copy_v, far_o;       /* rows lie badly for the cache: copy each tile's, fetch ahead */
+  int64_t copy_k, copy_v;              /* rows lie badly for the cache: copy each tile's */
+  int64_t ahead_q, ahead_k, ahead_v, ahead_o,
+      ahead_keys; /* bytes to the next tile's rows; how many are new */
   sptx_x86_view query_view, key_view;
   sptx_bound lo, hi;
   int64_t row_start, key_tile, mask, masks; /* tables of a tile list */

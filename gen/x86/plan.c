@@ -153,7 +153,6 @@ void sptx_planner_params(const sptx_problem *problem, const sptx_piece *piece, s
   params->shared_total = sptx_view_shared_total(&piece->query);
   params->copy_k = lies_badly(&piece->key, params->k[2]);
   params->copy_v = lies_badly(&piece->key, params->v[2]);
-  params->far_o = lies_badly(&piece->query, params->o[2]);
   if (piece->kind == SPTX_PIECE_BAND) {
     params->lo = piece->lo;
     params->hi = piece->hi;
@@ -291,6 +290,22 @@ static int64_t group_tiles(const sptx_problem *problem, const sptx_x86_params *p
                min64(total / ITEMS_LEFT, params->shared_total > 1 ? params->tiles * NEIGHBOURS : NEIGHBOURS));
 }
 
+/* Where the next tile of an item finds its rows: beside these, in the next shared value, or (tiles run
+ * backwards) one tile before these. */
+static void look_ahead(const sptx_piece *piece, int query_tile, sptx_x86_params *params) {
+  const sptx_view *view = &piece->key;
+  int64_t positions = -query_tile * view->inner_stride[view->inner_count - 1];
+  params->ahead_keys = query_tile;
+  if (view->shared_count > 0) {
+    positions = view->shared_stride[view->shared_count - 1];
+    params->ahead_keys = INT_MAX;
+  }
+  params->ahead_q = positions * params->q[2];
+  params->ahead_k = positions * params->k[2];
+  params->ahead_v = positions * params->v[2];
+  params->ahead_o = positions * params->o[2];
+}
+
 static enum sptx_code plan_piece(sptx_planner *planner, const sptx_piece *piece, int index, int count,
                                  const int64_t *heads, int64_t head_count, sptx_error *error) {
   const sptx_problem *problem = &planner->data->problem;
@@ -313,6 +328,8 @@ static enum sptx_code plan_piece(sptx_planner *planner, const sptx_piece *piece,
   } else {
     sptx_planner_count_tiles(problem, piece, schedule.query_tile, &params.tiles, &computed);
     params.tile_items = group_tiles(problem, &params, computed, head_count);
+    if (params.tile_items > 1)
+      look_ahead(piece, schedule.query_tile, &params);
   }
   params.merge = index > 0;
   params.read_running = rounded && index > 0;

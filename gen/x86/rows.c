@@ -37,19 +37,32 @@ static LLVMValueRef tile_address(sptx_x86_emitter *e, LLVMValueRef base, LLVMVal
   return sptx_ir_at_constant(ir, sptx_ir_at(ir, base, offset), k * stride);
 }
 
+/* Asks for the lines of `bytes` bytes at an address; an address outside all memory does no harm. */
+static void prefetch(sptx_x86_emitter *e, LLVMValueRef address, int64_t bytes, bool write) {
+  enum { LINE = 64, KEEP = 3, DATA = 1 };
+  sptx_ir *ir = &e->ir;
+  for (int64_t line = 0; line < bytes; line += LINE) {
+    LLVMValueRef arguments[] = {sptx_ir_at_constant(ir, address, line), sptx_ir_i32(ir, write),
+                                sptx_ir_i32(ir, KEEP), sptx_ir_i32(ir, DATA)};
+    sptx_ir_intrinsic(ir, "llvm.prefetch", ir->pointer, arguments, 4);
+  }
+}
+
 void sptx_x86_emit_pack(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[] = {ir->pointer, ir->f32, ir->pointer};
-  e->pack = sptx_x86_local_function(e, "pack", ir->void_type, types, 3);
+  LLVMTypeRef types[] = {ir->pointer, ir->f32, ir->pointer, ir->i64};
+  e->pack = sptx_x86_local_function(e, "pack", ir->void_type, types, 4);
   LLVMValueRef table = LLVMGetParam(ir->function, 0), target = LLVMGetParam(ir->function, 2);
   LLVMValueRef factor = sptx_ir_splat(ir, LLVMGetParam(ir->function, 1), BLOCK), zero = sptx_ir_i64(ir, 0);
   LLVMValueRef step = sptx_ir_i64(ir, BLOCK), block[BLOCK], rows[BLOCK];
+  int64_t bytes = sptx_x86_element_bytes(e->shape->element);
   sptx_ir_loop queries, dims;
   sptx_ir_loop_begin(ir, &queries, zero, sptx_ir_i64(ir, e->query_tile), step, true, NULL, 0);
   for (int k = 0; k < BLOCK; k++)
     rows[k] = table_pointer(e, table, queries.index, k);
+  for (int k = 0; k < BLOCK; k++)
+    prefetch(e, sptx_ir_at(ir, rows[k], LLVMGetParam(ir->function, 3)), e->dim * bytes, false);
   sptx_ir_loop_begin(ir, &dims, zero, sptx_ir_i64(ir, e->dim), step, true, NULL, 0);
-  int64_t bytes = sptx_x86_element_bytes(e->shape->element);
   LLVMValueRef offset = sptx_ir_mul(ir, dims.index, sptx_ir_i64(ir, bytes));
   for (int k = 0; k < BLOCK; k++) {
     LLVMValueRef row = sptx_x86_load_floats(e, e->shape->element, sptx_ir_at(ir, rows[k], offset), BLOCK);
@@ -92,11 +105,16 @@ static void unpack_block(sptx_x86_emitter *e, enum sptx_element element, LLVMVal
 
 LLVMValueRef sptx_x86_emit_unpack(sptx_x86_emitter *e, const char *name, enum sptx_element element) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->pointer};
-  LLVMValueRef function = sptx_x86_local_function(e, name, ir->void_type, types, 3);
+  LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->pointer, ir->i64};
+  LLVMValueRef function = sptx_x86_local_function(e, name, ir->void_type, types, 4);
   LLVMValueRef zero = sptx_ir_i64(ir, 0), step = sptx_ir_i64(ir, BLOCK);
   sptx_ir_loop queries, dims;
   sptx_ir_loop_begin(ir, &queries, zero, sptx_ir_i64(ir, e->query_tile), step, true, NULL, 0);
+  for (int k = 0; k < BLOCK; k++) {
+    LLVMValueRef row = table_pointer(e, LLVMGetParam(function, 2), queries.index, k);
+    prefetch(e, sptx_ir_at(ir, row, LLVMGetParam(function, 3)), e->dim * sptx_x86_element_bytes(element),
+             true);
+  }
   sptx_ir_loop_begin(ir, &dims, zero, sptx_ir_i64(ir, e->dim), step, true, NULL, 0);
   unpack_block(e, element, LLVMGetParam(function, 0), queries.index, dims.index);
   sptx_ir_loop_end(ir, &dims);
@@ -111,15 +129,18 @@ void sptx_x86_emit_copy_rows(sptx_x86_emitter *e) {
   e->copy_rows = sptx_x86_local_function(e, "copy_rows", ir->void_type, types, 3);
   LLVMValueRef table = LLVMGetParam(ir->function, 0), zero = sptx_ir_i64(ir, 0);
   int64_t bytes = sptx_x86_element_bytes(e->shape->element);
-  sptx_ir_loop rows, dims;
+  sptx_ir_loop rows;
   LLVMValueRef target = LLVMGetParam(ir->function, 2);
   sptx_ir_loop_begin(ir, &rows, zero, LLVMGetParam(ir->function, 1), sptx_ir_i64(ir, 1), false, &target, 1);
   LLVMValueRef source = table_pointer(e, table, rows.index, 0);
-  sptx_ir_loop_begin(ir, &dims, zero, sptx_ir_i64(ir, e->dim), sptx_ir_i64(ir, BLOCK), true, NULL, 0);
-  LLVMValueRef from = sptx_ir_at(ir, source, sptx_ir_mul(ir, dims.index, sptx_ir_i64(ir, bytes)));
-  LLVMValueRef to = sptx_ir_at(ir, rows.carried[0], sptx_ir_mul(ir, dims.index, sptx_ir_i64(ir, 4)));
-  sptx_ir_store(ir, sptx_x86_load_floats(e, e->shape->element, from, BLOCK), to, 4);
-  sptx_ir_loop_end(ir, &dims);
+  /* A row is one straight run of code, so that many rows are under way at a time. */
+  for (int d = 0; d < e->dim;) {
+    unsigned lanes = e->dim - d >= (int)e->lanes ? e->lanes : BLOCK;
+    LLVMValueRef value =
+        sptx_x86_load_floats(e, e->shape->element, sptx_ir_at_constant(ir, source, bytes * d), lanes);
+    sptx_ir_store(ir, value, sptx_ir_at_constant(ir, rows.carried[0], 4 * d), 4);
+    d += (int)lanes;
+  }
   LLVMValueRef slot = sptx_ir_at(ir, table, sptx_ir_mul(ir, rows.index, sptx_ir_i64(ir, 8)));
   sptx_ir_store(ir, rows.carried[0], slot, 8);
   rows.carried[0] = sptx_ir_at_constant(ir, rows.carried[0], (int64_t)e->dim * 4);
@@ -127,17 +148,11 @@ void sptx_x86_emit_copy_rows(sptx_x86_emitter *e) {
   LLVMBuildRetVoid(ir->builder);
 }
 
-void sptx_x86_prefetch_rows(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef count, int64_t bytes,
-                            bool write) {
-  enum { LINE = 64, KEEP = 3, DATA = 1 };
+void sptx_x86_prefetch_rows(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef count, LLVMValueRef ahead) {
   sptx_ir *ir = &e->ir;
+  int64_t bytes = sptx_x86_element_bytes(e->shape->element) * e->dim;
   sptx_ir_loop rows;
   sptx_ir_loop_begin(ir, &rows, sptx_ir_i64(ir, 0), count, sptx_ir_i64(ir, 1), false, NULL, 0);
-  LLVMValueRef row = table_pointer(e, table, rows.index, 0);
-  for (int64_t line = 0; line < bytes; line += LINE) {
-    LLVMValueRef arguments[] = {sptx_ir_at_constant(ir, row, line), sptx_ir_i32(ir, write),
-                                sptx_ir_i32(ir, KEEP), sptx_ir_i32(ir, DATA)};
-    sptx_ir_intrinsic(ir, "llvm.prefetch", ir->pointer, arguments, 4);
-  }
+  prefetch(e, sptx_ir_at(ir, table_pointer(e, table, rows.index, 0), ahead), bytes, false);
   sptx_ir_loop_end(ir, &rows);
 }
