@@ -203,19 +203,18 @@ static void emit_pair_vector(sptx_backward *b, const sptx_x86_mask *mask, LLVMVa
   LLVMValueRef d_cell = tile_row(e, e->layout.d_scores, key, vector);
   LLVMValueRef score = sptx_ir_load(ir, e->vector, p_cell, 32);
   score = sptx_x86_adjust(e, score, mask, vector, &tangent);
-  if (masked)
-    score = sptx_ir_select(ir, sptx_x86_mask_lanes(e, mask, vector), score,
-                           sptx_ir_splat(ir, sptx_ir_f32(ir, -INFINITY), e->lanes));
   LLVMValueRef p = sptx_x86_exp2(e, sptx_ir_fsub(ir, score, lse));
   LLVMValueRef d_s = sptx_ir_fmul(ir, p, sptx_ir_fsub(ir, sptx_ir_load(ir, e->vector, d_cell, 32), delta));
   if (tangent) {
     LLVMValueRef one = sptx_ir_splat(ir, sptx_ir_f32(ir, 1), e->lanes);
     d_s = sptx_ir_fmul(ir, d_s, sptx_ir_fma(ir, LLVMBuildFNeg(ir->builder, tangent, ""), tangent, one));
   }
-  /* Where P = 0, dP may be an infinity or NaN of a pair that does not exist. */
-  if (masked)
-    d_s = sptx_ir_select(ir, sptx_ir_fcompare(ir, LLVMRealUNE, p, LLVMConstNull(e->vector)), d_s,
-                         LLVMConstNull(e->vector));
+  /* Last, not by a score of -inf: lse, dP and D may be NaN for pairs that do not exist. */
+  if (masked) {
+    LLVMValueRef member = sptx_x86_mask_lanes(e, mask, vector), zero = LLVMConstNull(e->vector);
+    p = sptx_ir_select(ir, member, p, zero);
+    d_s = sptx_ir_select(ir, member, d_s, zero);
+  }
   sptx_ir_store(ir, p, p_cell, 32);
   sptx_ir_store(ir, d_s, d_cell, 32);
 }

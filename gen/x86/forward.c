@@ -100,8 +100,12 @@ void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const spt
     sptx_x86_rows(e, positions, padded, side ? v_base : k_base, stride, sptx_x86_scratch(e, tables[side]));
     LLVMValueRef ahead = sptx_x86_param(e, (int64_t)aheads[side]);
     sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, ahead, zero));
-    LLVMValueRef wanted = sptx_ir_min(ir, walk->count, sptx_x86_param(e, SPTX_X86_FIELD(ahead_keys)));
-    sptx_x86_prefetch_rows(e, sptx_x86_scratch(e, tables[side]), wanted, ahead);
+    LLVMValueRef wanted = sptx_ir_min(ir, walk->count, sptx_ir_i64(ir, e->query_tile));
+    LLVMValueRef last = sptx_ir_compare(ir, LLVMIntNE, sptx_x86_param(e, SPTX_X86_FIELD(ahead_last)), zero);
+    LLVMValueRef start = sptx_ir_select(ir, last, sptx_ir_sub(ir, walk->count, wanted), zero);
+    LLVMValueRef table = sptx_x86_scratch(e, tables[side]);
+    table = sptx_ir_at(ir, table, sptx_ir_mul(ir, start, sptx_ir_i64(ir, 8)));
+    sptx_x86_prefetch_rows(e, table, wanted, ahead);
     sptx_ir_end_if(ir, &branch);
   }
   for (int side = 0; side < 2; side++) {

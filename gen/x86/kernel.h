@@ -42,14 +42,14 @@ typedef struct sptx_x86_params {
   int64_t n_q, n_k, batches, heads, kv_heads, group; /* group: query heads of one key/value head */
   int64_t tiles, shared_total;                       /* query tiles of one shared value (an upper bound) */
   int64_t unit_count, units;                         /* table: heads, or runs of heads (sptx_x86_unit) */
-  int64_t tile_items, total_tiles;     /* forward: tiles of one item, and of all items together */
-  int64_t merge;                       /* an earlier piece has written o and lse */
-  int64_t read_running, write_running; /* o is read from, written to the float32 workspace */
-  int64_t running;                     /* byte offset of that workspace */
-  int64_t q[3], k[3], v[3], o[3];      /* byte strides: batch, head, position */
-  int64_t copy_k, copy_v;              /* rows lie badly for the cache: copy each tile's */
-  int64_t ahead_q, ahead_k, ahead_v, ahead_o,
-      ahead_keys; /* bytes to the next tile's rows; how many are new */
+  int64_t tile_items, total_tiles;            /* forward: tiles of one item, and of all items together */
+  int64_t merge;                              /* an earlier piece has written o and lse */
+  int64_t read_running, write_running;        /* o is read from, written to the float32 workspace */
+  int64_t running;                            /* byte offset of that workspace */
+  int64_t q[3], k[3], v[3], o[3];             /* byte strides: batch, head, position */
+  int64_t copy_k, copy_v;                     /* rows lie badly for the cache: copy each tile's */
+  int64_t ahead_q, ahead_k, ahead_v, ahead_o; /* bytes to the rows of the item's next tile; 0: do not ask */
+  int64_t ahead_last; /* its new keys lie beside this tile's last ones, else before the first */
   sptx_x86_view query_view, key_view;
   sptx_bound lo, hi;
   int64_t row_start, key_tile, mask, masks; /* tables of a tile list */

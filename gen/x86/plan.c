@@ -295,10 +295,9 @@ static int64_t group_tiles(const sptx_problem *problem, const sptx_x86_params *p
 static void look_ahead(const sptx_piece *piece, int query_tile, sptx_x86_params *params) {
   const sptx_view *view = &piece->key;
   int64_t positions = -query_tile * view->inner_stride[view->inner_count - 1];
-  params->ahead_keys = query_tile;
   if (view->shared_count > 0) {
     positions = view->shared_stride[view->shared_count - 1];
-    params->ahead_keys = INT_MAX;
+    params->ahead_last = 1;
   }
   params->ahead_q = positions * params->q[2];
   params->ahead_k = positions * params->k[2];

@@ -142,6 +142,23 @@ Test(x86_backward, thirty_runs_are_bit_equal) {
   x86_result_clear(&first);
 }
 
+/* A NaN reaches the rows that attend to it and no others: masked pairs of its tiles stay clean. */
+Test(x86_backward, nan_stays_in_its_rows) {
+  for (size_t p = 0; p < COUNT(patterns); p++)
+    for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AVX512; isa++)
+      x86_case_check(&(x86_case){.pattern = patterns[p],
+                                 .isa = (enum sptx_isa)isa,
+                                 .pass = SPTX_PASS_BACKWARD,
+                                 .batch = 1,
+                                 .element = (enum sptx_element)(p % 3),
+                                 .heads = 2,
+                                 .n_q = 90,
+                                 .n_k = 90,
+                                 .head_dim = 24,
+                                 .seed = p,
+                                 .nan_row = 41});
+}
+
 Test(x86_backward, mutants_are_caught) {
   for (int mutant = SPTX_X86_MUTANT_MASK; mutant <= SPTX_X86_MUTANT_STRIDE; mutant++) {
     x86_result result;

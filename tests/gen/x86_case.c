@@ -58,6 +58,15 @@ static void tensor_fill(x86_tensor *t, double amplitude, uint64_t *seed) {
   }
 }
 
+/* A NaN in the middle of the row, in every batch and head. */
+static void tensor_spoil(x86_tensor *t, int64_t row) {
+  for (int64_t head = 0; head < t->batch * t->heads && row < t->rows; head++) {
+    int64_t index = (head * t->rows + row) * t->dim + t->dim / 2;
+    t->values[index] = NAN;
+    reference_store(t->element, t->bytes, tensor_place(t, index), NAN);
+  }
+}
+
 static double *tensor_read(const x86_tensor *t) {
   double *values = malloc((size_t)(t->batch * t->heads * t->rows * t->dim) * sizeof *values);
   FOR_EACH(t, place, index)
@@ -198,6 +207,9 @@ static enum sptx_code session_open(x86_session *s, const x86_case *c, sptx_error
   tensor_fill(&s->k, amplitude, &seed);
   tensor_fill(&s->v, 1, &seed);
   tensor_fill(&s->d_o, 1, &seed);
+  x86_tensor *const poisoned[] = {&s->q, &s->k, &s->v, &s->d_o};
+  for (int t = 0; t < 4 && c->nan_row > 0; t++)
+    tensor_spoil(poisoned[t], c->nan_row);
   for (int64_t h = 0; h < c->heads; h++)
     s->slopes[h] = exp2f(-8.0f * (float)(h + 1) / (float)c->heads);
   s->scale = c->scale != 0 ? (float)c->scale : 1 / sqrtf((float)c->head_dim);

@@ -24,6 +24,7 @@ typedef struct x86_case {
   int64_t position; /* decode */
   enum sptx_x86_mutant mutant;
   double amplitude; /* of q and k; 0: 1 */
+  int64_t nan_row;  /* > 0: this row of q, k, v and d_o holds a NaN in every head */
 } x86_case;
 
 /* What a run leaves: tensors as doubles, contiguous, and the greatest error in units of its tolerance. */
