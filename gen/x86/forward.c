@@ -5,6 +5,8 @@
  * For each tile of keys: S^T = K Q^T, the lanes' maxima, P^T = exp2(S^T - max), O^T += V^T P^T. */
 #include "gen/x86/forward.h"
 
+#include "gen/x86/amx.h"
+
 #include <float.h>
 #include <math.h>
 
@@ -85,6 +87,8 @@ void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const spt
   LLVMValueRef positions = sptx_x86_scratch(e, e->layout.key_position), rows = sptx_ir_i64(ir, e->rows);
   LLVMValueRef padded = sptx_ir_add(ir, walk->count, sptx_ir_i64(ir, e->rows - 1));
   padded = sptx_ir_mul(ir, sptx_ir_div(ir, padded, rows), rows);
+  if (sptx_x86_uses_amx(e->shape))
+    padded = sptx_x86_amx_padded(e, walk->count);
   sptx_x86_positions(e, keys, walk->first, padded, positions);
   static const size_t strides[] = {offsetof(sptx_x86_params, k), offsetof(sptx_x86_params, v)};
   static const size_t copies[] = {offsetof(sptx_x86_params, copy_k), offsetof(sptx_x86_params, copy_v)};
@@ -108,7 +112,7 @@ void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const spt
     sptx_x86_prefetch_rows(e, table, wanted, ahead);
     sptx_ir_end_if(ir, &branch);
   }
-  for (int side = 0; side < 2; side++) {
+  for (int side = 0; side < 2 && !sptx_x86_uses_amx(e->shape); side++) {
     LLVMValueRef arguments[] = {sptx_x86_scratch(e, tables[side]), padded,
                                 sptx_x86_scratch(e, targets[side])};
     if (e->shape->element != SPTX_ELEMENT_F32) {
@@ -144,7 +148,8 @@ static LLVMValueRef score_address(const sptx_softmax *softmax, LLVMValueRef key,
 static void emit_maxima(const sptx_softmax *softmax, bool masked) {
   sptx_x86_emitter *e = softmax->e;
   sptx_ir *ir = &e->ir;
-  bool changes = masked || e->shape->soft_cap || e->shape->alibi;
+  bool amx = sptx_x86_uses_amx(e->shape), changes = masked || amx || e->shape->soft_cap || e->shape->alibi;
+  LLVMValueRef factor = amx ? splat(e, sptx_x86_query_factor(e)) : NULL; /* q is packed unscaled */
   LLVMValueRef maxima[8];
   for (int v = 0; v < e->vectors; v++) {
     LLVMValueRef address = sptx_x86_lane_vector(e, e->layout.maximum, group_vector(softmax, v));
@@ -159,6 +164,8 @@ static void emit_maxima(const sptx_softmax *softmax, bool masked) {
   for (int v = 0; v < e->vectors; v++) {
     LLVMValueRef address = score_address(softmax, loop.index, v);
     LLVMValueRef score = sptx_ir_load(ir, e->vector, address, 32);
+    if (amx)
+      score = sptx_ir_fmul(ir, score, factor);
     if (changes) {
       score = sptx_x86_adjust(e, score, &mask, group_vector(softmax, v), NULL);
       if (masked) {
@@ -261,6 +268,7 @@ static void emit_softmax(sptx_x86_emitter *e, const sptx_x86_key_walk *walk, LLV
 /* The functions that main calls: products of the two steps, and the careful product. */
 typedef struct sptx_forward_functions {
   LLVMValueRef scores, values, values_rest, finite, careful;
+  sptx_x86_amx amx;
 } sptx_forward_functions;
 
 /* dim = rows * a + 4 * b; the second product takes what blocks of `rows` leave. */
@@ -280,6 +288,12 @@ static void emit_functions(sptx_x86_emitter *e, sptx_forward_functions *f) {
                               .lanes = e->lanes,
                               .b_stride = tile_bytes,
                               .c_stride = tile_bytes};
+  f->finite = sptx_x86_emit_finite(e);
+  f->careful = sptx_x86_emit_careful(e);
+  if (sptx_x86_uses_amx(e->shape)) {
+    sptx_x86_amx_emit_functions(e, &f->amx);
+    return;
+  }
   f->scores = sptx_x86_emit_product(e, &product);
   product.name = "values";
   product.a_by_k = product.accumulate = true;
@@ -287,8 +301,6 @@ static void emit_functions(sptx_x86_emitter *e, sptx_forward_functions *f) {
   product.name = "values_rest";
   product.rows = 4;
   f->values_rest = sptx_x86_main_rows(e) < e->dim ? sptx_x86_emit_product(e, &product) : NULL;
-  f->finite = sptx_x86_emit_finite(e);
-  f->careful = sptx_x86_emit_careful(e);
 }
 
 /* O^T += V^T P^T. Where pairs are masked and V holds an infinity or NaN, 0 * V must not reach the lanes that
@@ -298,14 +310,24 @@ static void emit_values(sptx_x86_emitter *e, const sptx_forward_functions *f, co
   LLVMValueRef table = sptx_x86_scratch(e, e->layout.value_row),
                scores = sptx_x86_scratch(e, e->layout.scores);
   LLVMValueRef output = sptx_x86_scratch(e, e->layout.output), zero = sptx_ir_i64(ir, 0);
-  LLVMValueRef odd = sptx_x86_if_not_finite(e, f->finite, walk, table);
+  bool amx = sptx_x86_uses_amx(e->shape);
   sptx_ir_branch branch;
+  if (amx) { /* the rows are still those of the tensor */
+    sptx_ir_if(ir, &branch, walk->masked);
+    sptx_x86_call(e, e->copy_rows,
+                  (LLVMValueRef[]){table, walk->count, sptx_x86_scratch(e, e->layout.values)}, 3);
+    sptx_ir_end_if(ir, &branch);
+  }
+  LLVMValueRef odd = sptx_x86_if_not_finite(e, f->finite, walk, table);
   sptx_ir_if(ir, &branch, odd);
   sptx_x86_call(e, f->careful, (LLVMValueRef[]){table, scores, output, walk->count}, 4);
   sptx_ir_else(ir, &branch);
   LLVMValueRef middle = sptx_ir_i64(ir, sptx_x86_main_rows(e)), end = sptx_ir_i64(ir, e->dim);
-  sptx_x86_call(e, f->values, (LLVMValueRef[]){table, scores, output, zero, middle, walk->count, zero}, 7);
-  if (f->values_rest)
+  if (amx)
+    sptx_x86_amx_output(e, &f->amx, walk->count);
+  else
+    sptx_x86_call(e, f->values, (LLVMValueRef[]){table, scores, output, zero, middle, walk->count, zero}, 7);
+  if (!amx && f->values_rest)
     sptx_x86_call(e, f->values_rest, (LLVMValueRef[]){table, scores, output, middle, end, walk->count, zero},
                   7);
   sptx_ir_end_if(ir, &branch);
@@ -324,7 +346,10 @@ static void emit_step(sptx_x86_emitter *e, const sptx_forward_functions *f, cons
                               walk->count,
                               sptx_ir_i64(ir, e->dim),
                               sptx_ir_i64(ir, 0)};
-  sptx_x86_call(e, f->scores, arguments, 7);
+  if (sptx_x86_uses_amx(e->shape))
+    sptx_x86_amx_scores(e, &f->amx, walk->count);
+  else
+    sptx_x86_call(e, f->scores, arguments, 7);
   emit_softmax(e, walk, query_first);
   emit_values(e, f, walk);
   sptx_ir_end_if(ir, &branch);
@@ -352,9 +377,13 @@ static LLVMValueRef emit_tile(sptx_x86_emitter *e, const sptx_forward_functions 
   else
     sptx_x86_tile_item(e, &item);
   LLVMValueRef table = sptx_x86_scratch(e, e->layout.query_row);
-  LLVMValueRef pack[] = {table, sptx_x86_query_factor(e), sptx_x86_scratch(e, e->layout.q),
+  bool amx = sptx_x86_uses_amx(e->shape);
+  LLVMValueRef factor = amx ? sptx_ir_f32(ir, 1) : sptx_x86_query_factor(e);
+  LLVMValueRef pack[] = {table, factor, sptx_x86_scratch(e, e->layout.q),
                          sptx_x86_param(e, SPTX_X86_FIELD(ahead_q))};
   sptx_x86_call(e, e->pack, pack, 4);
+  if (amx)
+    sptx_x86_amx_queries(e);
   fill(e, e->layout.output, (int64_t)e->dim * e->query_tile * 4, 0);
   fill(e, e->layout.maximum, (int64_t)e->query_tile * 4, -INFINITY);
   fill(e, e->layout.sum, (int64_t)e->query_tile * 4, 0);
@@ -385,8 +414,12 @@ void sptx_x86_emit_forward(sptx_x86_emitter *e, const char *symbol) {
   LLVMValueRef end =
       sptx_ir_min(ir, sptx_ir_add(ir, begin, count), sptx_x86_param(e, SPTX_X86_FIELD(total_tiles)));
   sptx_ir_loop loop;
+  if (sptx_x86_uses_amx(e->shape))
+    sptx_x86_amx_configure(e);
   sptx_ir_loop_begin(ir, &loop, begin, end, sptx_ir_i64(ir, 1), false, NULL, 0);
   sptx_x86_call(e, tile, (LLVMValueRef[]){e->args, e->params, loop.index, e->scratch}, 4);
   sptx_ir_loop_end(ir, &loop);
+  if (sptx_x86_uses_amx(e->shape))
+    sptx_x86_amx_release(e);
   LLVMBuildRetVoid(ir->builder);
 }

@@ -33,6 +33,11 @@ static bool has_amx_bf16(void) {
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_BF16) && (d & AMX_TILE);
 }
 
+/* Linux hands out the tile registers' 8 KiB of state only to processes that ask (arch_prctl). */
+static bool enable_amx(void) {
+  enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_TILE_DATA = 18 };
+  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_TILE_DATA) == 0;
+}
 bool sptx_x86_isa_available(enum sptx_isa isa) {
   bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
@@ -46,23 +51,14 @@ bool sptx_x86_isa_available(enum sptx_isa isa) {
   case SPTX_ISA_AVX512_BF16:
     return bf16;
   case SPTX_ISA_AMX:
-    return bf16 && has_amx_bf16();
+    return bf16 && has_amx_bf16() && enable_amx();
   }
   return false;
 }
 
-/* Linux hands out the tile registers' 8 KiB of state only to processes that ask (arch_prctl). */
-bool sptx_x86_enable_amx(void) {
-  enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_TILE_DATA = 18 };
-  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_TILE_DATA) == 0;
-}
 #else
 bool sptx_x86_isa_available(enum sptx_isa isa) {
   (void)isa;
-  return false;
-}
-
-bool sptx_x86_enable_amx(void) {
   return false;
 }
 #endif

@@ -86,10 +86,12 @@ typedef struct sptx_x86_layout {
   int64_t query_row, input_row, output_row, lse_row, key_row, value_row, key_position, keys, values;
   int64_t d_o, d_scores, queries, d_outputs, d_output_row, d_key_row, d_value_row, lse, delta;
   int64_t zero_row, dump_row; /* stand in for rows that are not read, not written */
+  int64_t amx_q, amx_k, amx_v, amx_p, amx_config;
   int64_t bytes;
 } sptx_x86_layout;
 
 void sptx_x86_layout_of(const sptx_x86_shape *shape, sptx_x86_layout *layout);
+bool sptx_x86_uses_amx(const sptx_x86_shape *shape); /* amx.c */
 int sptx_x86_lanes(enum sptx_isa isa);
 /* Fills the zeros of a schedule for a piece. piece may be NULL (kernels that belong to no piece). */
 void sptx_x86_schedule_fill(sptx_x86_schedule *schedule, const sptx_problem *problem, enum sptx_pass pass,

@@ -57,12 +57,10 @@ typedef struct sptx_x86_plan {
 
 /* Instruction sets of this machine (best last in preference order), or of an LLVM CPU name. */
 enum sptx_isa sptx_x86_host_isa(void);
+/* Asks Linux for the tile registers, too, when isa is AMX: after true, this process may run its kernels. */
 bool sptx_x86_isa_available(enum sptx_isa isa);
 const char *sptx_isa_name(enum sptx_isa isa); /* "avx2", "avx512", "avx512_bf16", "amx" */
 enum sptx_code sptx_isa_from_name(const char *name, enum sptx_isa *isa, sptx_error *error);
-/* Asks the system for the tile registers, once a process, before any AMX kernel runs. False: not granted. */
-bool sptx_x86_enable_amx(void);
-
 /* Schedules worth trying for a piece, at most capacity; returns how many. Each is complete (no zeros). */
 int sptx_x86_schedule_space(const sptx_problem *problem, enum sptx_pass pass, const sptx_piece *piece,
                             enum sptx_isa isa, sptx_x86_schedule *schedules, int capacity);

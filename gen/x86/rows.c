@@ -5,7 +5,7 @@
 enum { BLOCK = 8 };
 
 /* Transposes 8 vectors of 8 floats by three rounds of exchanges at distance 4, 2 and 1. */
-static void transpose(sptx_x86_emitter *e, LLVMValueRef block[BLOCK]) {
+void sptx_x86_transpose(sptx_x86_emitter *e, LLVMValueRef block[8]) {
   for (int distance = BLOCK / 2; distance >= 1; distance /= 2)
     for (int k = 0; k < BLOCK; k++) {
       if (k & distance)
@@ -68,7 +68,7 @@ void sptx_x86_emit_pack(sptx_x86_emitter *e) {
     LLVMValueRef row = sptx_x86_load_floats(e, e->shape->element, sptx_ir_at(ir, rows[k], offset), BLOCK);
     block[k] = sptx_ir_fmul(ir, row, factor);
   }
-  transpose(e, block);
+  sptx_x86_transpose(e, block);
   for (int k = 0; k < BLOCK; k++)
     sptx_ir_store(ir, block[k], tile_address(e, target, dims.index, queries.index, k), 32);
   sptx_ir_loop_end(ir, &dims);
@@ -93,7 +93,7 @@ static void unpack_block(sptx_x86_emitter *e, enum sptx_element element, LLVMVal
     LLVMValueRef column = sptx_ir_load(ir, floats, tile_address(e, source, d, query, k), 32);
     block[k] = sptx_ir_fmul(ir, column, weight);
   }
-  transpose(e, block);
+  sptx_x86_transpose(e, block);
   for (int k = 0; k < BLOCK; k++) {
     LLVMValueRef share = sptx_ir_load(ir, ir->f32, sptx_ir_at_constant(ir, earlier, 4 * k), 4);
     LLVMValueRef input = sptx_ir_at(ir, table_pointer(e, inputs, query, k), input_bytes);

@@ -144,7 +144,7 @@ void sptx_x86_layout_of(const sptx_x86_shape *shape, sptx_x86_layout *layout) {
                                  &layout->d_value_row, &layout->key_position};
   layout->q = take(&bytes, queries * dim * 4);
   layout->scores = take(&bytes, keys * queries * 4);
-  layout->output = take(&bytes, queries * dim * 4);
+  layout->output = take(&bytes, queries * ceil_div(dim, 16) * 16 * 4); /* AMX writes whole tiles */
   for (size_t k = 0; k < sizeof lane_tables / sizeof *lane_tables; k++)
     *lane_tables[k] = take(&bytes, lane_floats + 32);
   for (size_t k = 0; k < sizeof row_tables / sizeof *row_tables; k++)
@@ -160,6 +160,14 @@ void sptx_x86_layout_of(const sptx_x86_shape *shape, sptx_x86_layout *layout) {
     layout->d_scores = take(&bytes, keys * queries * 4);
     layout->queries = take(&bytes, queries * dim * 4);
     layout->d_outputs = take(&bytes, queries * dim * 4);
+  }
+  if (sptx_x86_uses_amx(shape)) {
+    int64_t depth = ceil_div(dim, 32) * 32;
+    layout->amx_q = take(&bytes, depth * queries * 2);
+    layout->amx_k = take(&bytes, keys * depth * 2);
+    layout->amx_v = take(&bytes, ceil_div(dim, 16) * 16 * shape->schedule.key_tile * 2);
+    layout->amx_p = take(&bytes, keys * queries * 2);
+    layout->amx_config = take(&bytes, 64);
   }
   layout->bytes = bytes;
 }

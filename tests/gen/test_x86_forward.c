@@ -66,6 +66,26 @@ Test(x86_forward, head_dims) {
                                  .seed = (uint64_t)dim});
 }
 
+/* Whole and broken tiles of AMX in every direction. */
+Test(x86_forward, amx_tiles) {
+  static const int query_tiles[] = {32, 64};
+  for (int dim = 16; dim <= 256; dim += 40)
+    for (size_t q = 0; q < COUNT(query_tiles); q++)
+      for (size_t p = 0; p < COUNT(patterns); p++)
+        x86_case_check(&(x86_case){.pattern = patterns[p],
+                                   .isa = SPTX_ISA_AMX,
+                                   .element = SPTX_ELEMENT_BF16,
+                                   .batch = 1,
+                                   .heads = 2,
+                                   .n_q = 75,
+                                   .n_k = 107,
+                                   .head_dim = dim,
+                                   .seed = p,
+                                   .nan_row = p % 2 ? 33 : 0,
+                                   .soft_cap = q ? 2 : 0,
+                                   .schedule = {.query_tile = query_tiles[q], .key_tile = q ? 64 : 96}});
+}
+
 Test(x86_forward, schedules) {
   static const int query_tiles[] = {16, 32, 48, 64, 128}, key_tiles[] = {8, 64, 96};
   for (size_t q = 0; q < COUNT(query_tiles); q++)
