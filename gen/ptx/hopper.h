@@ -8,4 +8,8 @@
 
 enum sptx_code sptx_hopper_forward_add(sptx_gpu_planner *planner, const sptx_gpu_job *job, sptx_error *error);
 
+/* The whole backward of one class of heads: job gives the heads and delta_offset, where D already lies. */
+enum sptx_code sptx_hopper_backward_add(sptx_gpu_planner *planner, const sptx_piece_list *list,
+                                        const sptx_gpu_job *job, sptx_error *error);
+
 #endif

@@ -19,8 +19,7 @@ typedef struct forward {
   sptx_thread_place at;
   sptx_value consumer; /* index of this consumer warpgroup */
   sptx_value scale_log2;
-  sptx_item item;
-  sptx_value first_query;                            /* inner index of the tile's first row */
+  sptx_hopper_rows rows;
   sptx_value first_key, full_first, full_last, last; /* key tiles: [first, full_first) masked, ... */
   sptx_value low[2], high[2];                        /* of this thread's rows, in keys */
   sptx_value p[128], accumulator[128], row_max[2], row_sum[2]; /* slots */
@@ -88,20 +87,17 @@ static void initialise(forward *f) {
 }
 
 static sptx_value bound_at(forward *f, bool upper, sptx_value x) {
-  enum sptx_hopper_bound kind = upper ? f->spec->upper : f->spec->lower;
-  sptx_value keys = SPTX_HOPPER_PARAM(f->e, key_count);
-  if (kind == SPTX_HOPPER_NONE)
-    return upper ? keys : sptx_i32(f->e, 0);
-  size_t offset = upper ? offsetof(sptx_hopper_params, hi) : offsetof(sptx_hopper_params, lo);
-  return sptx_clamp(f->e, sptx_bound_value(f->e, kind, offset, x), sptx_i32(f->e, 0), keys);
+  return sptx_hopper_bound_at(f->e, upper ? f->spec->upper : f->spec->lower, upper, x);
 }
 
 /* Which key tiles the item's queries see; at least one, so that rows without keys are written too. */
 static void find_tiles(forward *f, sptx_value index) {
   sptx_gpu_emitter *e = f->e;
   int rows = 64 * f->spec->consumers, keys = f->spec->key_tile;
-  f->item = sptx_item_decode(e, index);
-  f->first_query = sptx_muli(e, f->item.tile, rows);
+  f->rows.packed = f->spec->packed;
+  f->rows.consumers = f->spec->consumers;
+  f->rows.item = sptx_item_decode(e, index);
+  f->rows.first = sptx_muli(e, f->rows.item.tile, rows);
   sptx_value zero = sptx_i32(e, 0), one = sptx_i32(e, 1);
   if (f->spec->packed) {
     f->first_key = f->full_first = f->full_last = zero;
@@ -109,14 +105,14 @@ static void find_tiles(forward *f, sptx_value index) {
     return;
   }
   sptx_value end = sptx_addi(e, SPTX_HOPPER_PARAM(e, query_count), -1);
-  sptx_value last_query = sptx_min(e, sptx_addi(e, f->first_query, rows - 1), end);
+  sptx_value last_query = sptx_min(e, sptx_addi(e, f->rows.first, rows - 1), end);
   sptx_value width = sptx_i32(e, keys);
   sptx_value tiles = sptx_addi(e, SPTX_HOPPER_PARAM(e, key_tiles), -1);
-  f->first_key = sptx_min(e, sptx_udiv(e, bound_at(f, false, f->first_query), width), tiles);
+  f->first_key = sptx_min(e, sptx_udiv(e, bound_at(f, false, f->rows.first), width), tiles);
   f->last =
       sptx_max(e, sptx_ceil_div_by(e, bound_at(f, true, last_query), keys), sptx_addi(e, f->first_key, 1));
   sptx_value full_first = sptx_ceil_div_by(e, bound_at(f, false, last_query), keys);
-  sptx_value full_last = sptx_udiv(e, bound_at(f, true, f->first_query), width);
+  sptx_value full_last = sptx_udiv(e, bound_at(f, true, f->rows.first), width);
   f->full_first = sptx_clamp(e, full_first, f->first_key, f->last);
   f->full_last = sptx_clamp(e, full_last, f->full_first, f->last);
 }
@@ -127,25 +123,9 @@ static sptx_value has_keys(forward *f) {
   if (!f->spec->merge || f->spec->packed)
     return LLVMConstInt(e->i1, 1, 0);
   sptx_value end = sptx_addi(e, SPTX_HOPPER_PARAM(e, query_count), -1);
-  sptx_value last = sptx_addi(e, f->first_query, 64 * f->spec->consumers - 1);
-  return sptx_icmp(e, LLVMIntSLT, bound_at(f, false, f->first_query),
+  sptx_value last = sptx_addi(e, f->rows.first, 64 * f->spec->consumers - 1);
+  return sptx_icmp(e, LLVMIntSLT, bound_at(f, false, f->rows.first),
                    bound_at(f, true, sptx_min(e, last, end)));
-}
-
-/* Coordinates of the 64 query rows of warpgroup `group`, column chunk `chunk`. */
-static void query_place(forward *f, sptx_value group, int chunk, sptx_value place[5]) {
-  sptx_gpu_emitter *e = f->e;
-  place[0] = sptx_i32(e, 64 * chunk);
-  if (f->spec->packed) {
-    sptx_value groups = sptx_add(e, sptx_muli(e, f->item.shared_group, f->spec->consumers), group);
-    place[1] = sptx_i32(e, 0);
-    place[2] = sptx_mul(e, groups, SPTX_HOPPER_PARAM(e, pack));
-  } else {
-    place[1] = sptx_add(e, f->first_query, sptx_muli(e, group, 64));
-    place[2] = f->item.shared_group;
-  }
-  place[3] = f->item.head;
-  place[4] = f->item.batch;
 }
 
 static void load_queries(forward *f, const sptx_ring *ring, sptx_value map) {
@@ -154,7 +134,7 @@ static void load_queries(forward *f, const sptx_ring *ring, sptx_value map) {
   for (int group = 0; group < f->spec->consumers; group++)
     for (int chunk = 0; chunk < f->layout.chunks; chunk++) {
       sptx_value place[5];
-      query_place(f, sptx_i32(e, group), chunk, place);
+      sptx_hopper_place(e, &f->rows, sptx_i32(e, group), f->rows.item.head, sptx_i32(e, 64 * chunk), place);
       int offset = group * f->layout.group_bytes + chunk * 8192;
       sptx_tensor_load(e, sptx_addi(e, sptx_ring_buffer(e, ring), offset), map, place,
                        sptx_ring_full(e, ring));
@@ -164,22 +144,21 @@ static void load_queries(forward *f, const sptx_ring *ring, sptx_value map) {
 
 static void load_keys(forward *f, const sptx_ring *ring, sptx_value map, sptx_value tile) {
   sptx_gpu_emitter *e = f->e;
-  sptx_value place[5] = {NULL, NULL, NULL, f->item.kv_head, f->item.batch};
+  sptx_value place[5] = {NULL, NULL, NULL, f->rows.item.kv_head, f->rows.item.batch};
   sptx_ring_fill(e, ring, SPTX_HOPPER_PARAM(e, key_load));
   int boxes = f->spec->packed ? f->spec->consumers : 1;
   for (int box = 0; box < boxes; box++)
     for (int chunk = 0; chunk < f->layout.chunks; chunk++) {
       sptx_value first = sptx_muli(e, tile, f->spec->key_tile);
       if (f->spec->packed) {
-        query_place(f, sptx_i32(e, box), chunk, place);
-        place[3] = f->item.kv_head;
+        sptx_hopper_place(e, &f->rows, sptx_i32(e, box), f->rows.item.kv_head, sptx_i32(e, 0), place);
       } else if (f->spec->key_runs) {
         sptx_value run = SPTX_HOPPER_PARAM(e, key_run);
         place[2] = sptx_udiv(e, first, run);
         place[1] = sptx_sub(e, first, sptx_mul(e, place[2], run));
       } else {
         place[1] = first;
-        place[2] = f->item.shared_group;
+        place[2] = f->rows.item.shared_group;
       }
       place[0] = sptx_i32(e, 64 * chunk);
       int offset = box * f->layout.group_bytes + chunk * f->layout.key_chunk_bytes;
@@ -214,43 +193,14 @@ static void produce(forward *f) {
 
 /* --- Consumers --- */
 
-/* Row `half` (0 or 1) of this thread: its inner index (packed: of its shared value), the part of the shared
- * value inside the tile, and whether it exists. */
-typedef struct query_row {
-  sptx_value x, shared, exists;
-} query_row;
-
-static query_row row_of(forward *f, int half) {
-  sptx_gpu_emitter *e = f->e;
-  sptx_value row = sptx_addi(e, f->at.row, 8 * half), count = SPTX_HOPPER_PARAM(e, query_count);
-  query_row r;
-  if (!f->spec->packed) {
-    r.x = sptx_add(e, f->first_query, sptx_add(e, sptx_muli(e, f->consumer, 64), row));
-    r.shared = f->item.shared_group;
-    r.exists = sptx_icmp(e, LLVMIntSLT, r.x, count);
-    return r;
-  }
-  sptx_value local = sptx_udiv(e, row, count), pack = SPTX_HOPPER_PARAM(e, pack);
-  r.x = sptx_sub(e, row, sptx_mul(e, local, count));
-  sptx_value groups = sptx_add(e, sptx_muli(e, f->item.shared_group, f->spec->consumers), f->consumer);
-  r.shared = sptx_add(e, sptx_mul(e, groups, pack), local);
-  sptx_value inside = sptx_icmp(e, LLVMIntSLT, r.shared, SPTX_HOPPER_PARAM(e, shared_count));
-  r.exists = sptx_and(e, sptx_icmp(e, LLVMIntSLT, local, pack), inside);
-  return r;
+static sptx_hopper_row row_of(forward *f, int half) {
+  return sptx_hopper_row_of(f->e, &f->rows, f->consumer, sptx_addi(f->e, f->at.row, 8 * half));
 }
 
 static void find_row_bounds(forward *f) {
-  sptx_gpu_emitter *e = f->e;
   for (int half = 0; half < 2; half++) {
-    query_row row = row_of(f, half);
-    f->low[half] = bound_at(f, false, row.x);
-    f->high[half] = bound_at(f, true, row.x);
-    if (f->spec->packed) {
-      sptx_value local = sptx_udiv(e, sptx_addi(e, f->at.row, 8 * half), SPTX_HOPPER_PARAM(e, query_count));
-      sptx_value first = sptx_mul(e, local, SPTX_HOPPER_PARAM(e, key_count));
-      f->low[half] = sptx_add(e, f->low[half], first);
-      f->high[half] = sptx_add(e, f->high[half], first);
-    }
+    sptx_hopper_row row = row_of(f, half);
+    sptx_hopper_row_keys(f->e, &f->rows, &row, f->spec->lower, f->spec->upper, &f->low[half], &f->high[half]);
   }
 }
 
@@ -443,14 +393,9 @@ static void last_product(forward *f, sptx_value *o) {
   sptx_ring_advance(e, &f->v);
 }
 
-static sptx_value lse_address(forward *f, const query_row *row) {
-  sptx_gpu_emitter *e = f->e;
-  sptx_value problem = sptx_add(e, sptx_mul(e, f->item.batch, SPTX_HOPPER_PARAM(e, heads)), f->item.head);
-  sptx_value index = sptx_mul(e, sptx_zext64(e, problem), SPTX_HOPPER_PARAM64(e, n_q));
-  index = sptx_add(e, index, SPTX_HOPPER_PARAM64(e, row_base));
-  index = sptx_add(e, index, sptx_mul(e, sptx_zext64(e, row->shared), SPTX_HOPPER_PARAM64(e, row_shared)));
-  index = sptx_add(e, index, sptx_mul(e, sptx_zext64(e, row->x), SPTX_HOPPER_PARAM64(e, row_inner)));
-  return sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, lse)), sptx_muli(e, index, 4));
+static sptx_value lse_address(forward *f, const sptx_hopper_row *row) {
+  sptx_value offset = sptx_muli(f->e, sptx_hopper_row_index(f->e, &f->rows, row), 4);
+  return sptx_add(f->e, sptx_load_arg(f->e, f->e->i64, offsetof(sptx_gpu_args, lse)), offset);
 }
 
 /* The log-sum-exp of each row, in base 2, and the factor that normalises its output. */
@@ -532,7 +477,7 @@ static void store_output(forward *f, sptx_value *o, const sptx_value factor[2], 
   sptx_if one = sptx_if_begin(e, leads);
   for (int chunk = 0; chunk < f->layout.chunks; chunk++) {
     sptx_value coordinates[5];
-    query_place(f, f->consumer, chunk, coordinates);
+    sptx_hopper_place(e, &f->rows, f->consumer, f->rows.item.head, sptx_i32(e, 64 * chunk), coordinates);
     sptx_tensor_store(e, e->maps[MAP_O], coordinates, sptx_addi(e, region, chunk * 8192));
   }
   sptx_bulk_commit(e);
@@ -547,7 +492,7 @@ static void finish(forward *f) {
   sptx_gpu_emitter *e = f->e;
   sptx_value o[128], lse[2], factor[2], before[2] = {NULL, NULL}, address[2], exists[2], old[2];
   for (int half = 0; half < 2; half++) {
-    query_row row = row_of(f, half);
+    sptx_hopper_row row = row_of(f, half);
     address[half] = lse_address(f, &row);
     exists[half] = row.exists;
     if (f->spec->merge) {

@@ -59,6 +59,8 @@ static enum sptx_code check(const sptx_problem *problem, const sptx_piece *piece
   if (piece->query.inner_count != 1 || piece->query.shared_count > 1 || piece->key.inner_count > 2 ||
       piece->key.inner_count + piece->key.shared_count > 2)
     return refuse(error, piece, "its views have too many digits for a tensor map");
+  if (problem->n_q >= LIMIT || problem->n_k >= LIMIT)
+    return refuse(error, piece, "positions do not fit 30 bits");
   const sptx_strides *strides[4] = {&problem->q, &problem->k, &problem->v, &problem->o};
   for (int i = 0; i < 4; i++)
     if (strides[i]->batch % 8 || strides[i]->head % 8 || strides[i]->position % 8)
@@ -155,11 +157,11 @@ void sptx_hopper_fill_params(const sptx_gpu_planner *planner, const sptx_gpu_job
   params->shared_count = (int32_t)part->shared_count;
   params->key_run = job->piece->key.inner_count == 2 ? (int32_t)job->piece->key.inner_size[1] : 1;
   params->head_table = head_table;
-  params->n_q = problem->n_q;
-  params->row_base =
-      sptx_view_position(query, part->shared_first, part->query_begin) - (problem->n_k - problem->n_q);
-  params->row_shared = query->shared_count ? query->shared_stride[0] : 0;
-  params->row_inner = query->inner_stride[0];
+  params->n_q = (int32_t)problem->n_q;
+  params->row_base = (int32_t)(sptx_view_position(query, part->shared_first, part->query_begin) -
+                               (problem->n_k - problem->n_q));
+  params->row_shared = query->shared_count ? (int32_t)query->shared_stride[0] : 0;
+  params->row_inner = (int32_t)query->inner_stride[0];
   params->lo = bound_params(&part->lo);
   params->hi = bound_params(&part->hi);
 }

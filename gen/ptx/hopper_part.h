@@ -35,9 +35,10 @@ typedef struct sptx_hopper_params {
   int32_t key_tiles;            /* tiles of keys */
   int32_t query_load, key_load; /* bytes that the copies of one query tile and one key tile bring */
   int64_t head_table;           /* byte offset in the constants of the class's heads, or -1: head = index */
-  int64_t n_q;
-  int64_t row_base, row_shared, row_inner; /* query index = base + shared * row_shared + x * row_inner */
-  int64_t delta_offset, d_q_offset, d_k_offset, d_v_offset; /* backward: bytes in the workspace */
+  int32_t n_q;
+  int32_t row_base, row_shared, row_inner; /* query index = base + shared * row_shared + x * row_inner */
+  int64_t delta_offset;                    /* backward: bytes in the workspace */
+  int64_t block_table;                     /* backward: bytes in the constants */
   sptx_hopper_bound_params lo, hi;
 } sptx_hopper_params;
 
@@ -65,5 +66,15 @@ sptx_gpu_map sptx_hopper_key_map(const sptx_gpu_planner *planner, const sptx_pie
                                  int repeats);
 /* Whether tiles of this many keys fall on runs of the key view. */
 bool sptx_hopper_tile_fits(const sptx_piece *piece, int rows);
+
+/* Shared values that fit 64 rows of queries and of keys; 0 where packing gains nothing. */
+int64_t sptx_hopper_pack(const sptx_piece *piece, const sptx_hopper_part *part);
+
+/* Items and their order; tiles: of one lane; pack: of sptx_hopper_pack. */
+enum sptx_code sptx_hopper_fill_items(const sptx_problem *problem, const sptx_hopper_part *part,
+                                      int64_t tiles, int64_t pack, int64_t groups_per_item,
+                                      sptx_hopper_params *params, sptx_error *error);
+void sptx_hopper_finish_launch(sptx_gpu_launch *launch, const sptx_hopper_params *params, int consumers,
+                               int shared_bytes);
 
 #endif

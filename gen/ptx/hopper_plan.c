@@ -18,8 +18,7 @@ static int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-/* Shared values that fit 64 rows of queries and of keys; 0 where packing gains nothing. */
-static int64_t packable(const sptx_piece *piece, const sptx_hopper_part *part) {
+int64_t sptx_hopper_pack(const sptx_piece *piece, const sptx_hopper_part *part) {
   int64_t rows = part->query_count > part->key_count ? part->query_count : part->key_count;
   return rows <= 64 && part->shared_count > 1 && piece->key.inner_count == 1 ? 64 / rows : 0;
 }
@@ -85,11 +84,9 @@ static void name_forward(const sptx_hopper_forward_spec *spec, char *symbol, siz
            bound_name(spec->lower), bound_name(spec->upper));
 }
 
-/* Items and their order. */
-static enum sptx_code fill_items(const sptx_problem *problem, const sptx_hopper_part *part, int64_t rows,
-                                 int64_t pack, int64_t groups_per_item, sptx_hopper_params *params,
-                                 sptx_error *error) {
-  int64_t tiles = pack ? 1 : ceil_div(part->query_count, rows);
+enum sptx_code sptx_hopper_fill_items(const sptx_problem *problem, const sptx_hopper_part *part,
+                                      int64_t tiles, int64_t pack, int64_t groups_per_item,
+                                      sptx_hopper_params *params, sptx_error *error) {
   int64_t shared = pack ? ceil_div(part->shared_count, pack * groups_per_item) : part->shared_count;
   int64_t lanes = shared * params->head_count * problem->batch;
   if (lanes > ((int64_t)1 << 30) / tiles)
@@ -105,8 +102,8 @@ static enum sptx_code fill_items(const sptx_problem *problem, const sptx_hopper_
   return SPTX_CODE_OK;
 }
 
-static void finish_launch(sptx_gpu_launch *launch, const sptx_hopper_params *params, int consumers,
-                          int shared_bytes) {
+void sptx_hopper_finish_launch(sptx_gpu_launch *launch, const sptx_hopper_params *params, int consumers,
+                               int shared_bytes) {
   uint32_t items = (uint32_t)params->items;
   launch->grid[0] = items < SPTX_HOPPER_MAX_CTAS ? items : SPTX_HOPPER_MAX_CTAS;
   launch->grid[1] = launch->grid[2] = 1;
@@ -120,7 +117,7 @@ static sptx_hopper_forward_spec forward_spec(const sptx_gpu_planner *planner, co
   memset(&spec, 0, sizeof spec);
   spec.element = planner->problem->element;
   spec.head_dim = planner->problem->head_dim;
-  spec.packed = packable(job->piece, part) > 0;
+  spec.packed = sptx_hopper_pack(job->piece, part) > 0;
   spec.key_runs = job->piece->key.inner_count == 2;
   spec.merge = job->merge;
   spec.lower = sptx_hopper_lower_kind(part);
@@ -134,12 +131,13 @@ static enum sptx_code add_forward_part(sptx_gpu_planner *planner, const sptx_gpu
                                        const sptx_hopper_part *part, int64_t head_table, sptx_error *error) {
   const sptx_piece *piece = job->piece;
   sptx_hopper_forward_spec spec = forward_spec(planner, job, part);
-  int64_t pack = packable(piece, part);
+  int64_t pack = sptx_hopper_pack(piece, part);
   char symbol[128];
+  int64_t tiles = pack ? 1 : ceil_div(part->query_count, 64 * spec.consumers);
   int kernel, repeats = pack ? (int)pack : 1;
   sptx_hopper_params params = {0};
   sptx_hopper_fill_params(planner, job, part, head_table, &params);
-  SPTX_TRY(fill_items(planner->problem, part, 64 * spec.consumers, pack, spec.consumers, &params, error));
+  SPTX_TRY(sptx_hopper_fill_items(planner->problem, part, tiles, pack, spec.consumers, &params, error));
   params.key_tiles = (int32_t)ceil_div(part->key_count, spec.key_tile);
   int query_rows = pack ? (int)part->query_count : 64, key_rows = pack ? (int)part->key_count : spec.key_tile;
   int row_bytes = 128 * sptx_hopper_forward_layout_of(&spec).chunks;
@@ -155,7 +153,7 @@ static enum sptx_code add_forward_part(sptx_gpu_planner *planner, const sptx_gpu
   launch->maps[2] = sptx_hopper_key_map(planner, piece, part, SPTX_GPU_V, key_rows, repeats);
   launch->maps[3] = sptx_hopper_query_map(planner, piece, part, SPTX_GPU_O, query_rows, repeats);
   launch->map_count = 4;
-  finish_launch(launch, &params, spec.consumers, sptx_hopper_forward_layout_of(&spec).total);
+  sptx_hopper_finish_launch(launch, &params, spec.consumers, sptx_hopper_forward_layout_of(&spec).total);
   return SPTX_CODE_OK;
 }
 

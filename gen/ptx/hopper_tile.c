@@ -32,8 +32,12 @@ void sptx_ring_wait_full(sptx_gpu_emitter *e, const sptx_ring *ring) {
   sptx_mbarrier_wait(e, barrier_at(e, ring, ring->full), sptx_get(e, ring->parity));
 }
 
-void sptx_ring_fill(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value bytes) {
+void sptx_ring_wait_empty(sptx_gpu_emitter *e, const sptx_ring *ring) {
   sptx_mbarrier_wait(e, barrier_at(e, ring, ring->empty), sptx_get(e, ring->parity));
+}
+
+void sptx_ring_fill(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value bytes) {
+  sptx_ring_wait_empty(e, ring);
   sptx_mbarrier_expect(e, barrier_at(e, ring, ring->full), bytes);
 }
 
@@ -105,7 +109,7 @@ sptx_value sptx_clamp(sptx_gpu_emitter *e, sptx_value x, sptx_value low, sptx_va
   return sptx_min(e, sptx_max(e, x, low), high);
 }
 
-sptx_value sptx_bound_value(sptx_gpu_emitter *e, enum sptx_hopper_bound kind, size_t offset, sptx_value x) {
+static sptx_value bound_value(sptx_gpu_emitter *e, enum sptx_hopper_bound kind, size_t offset, sptx_value x) {
 #define FIELD(name) sptx_load_param(e, e->i32, offset + offsetof(sptx_hopper_bound_params, name))
   sptx_value t = sptx_add(e, x, FIELD(shift)), value;
   if (kind == SPTX_HOPPER_LINE) {
@@ -118,6 +122,71 @@ sptx_value sptx_bound_value(sptx_gpu_emitter *e, enum sptx_hopper_bound kind, si
   }
   return sptx_clamp(e, sptx_add(e, value, FIELD(add)), FIELD(low), FIELD(high));
 #undef FIELD
+}
+
+sptx_value sptx_hopper_bound_at(sptx_gpu_emitter *e, enum sptx_hopper_bound kind, bool upper, sptx_value x) {
+  sptx_value keys = SPTX_HOPPER_PARAM(e, key_count);
+  if (kind == SPTX_HOPPER_NONE)
+    return upper ? keys : sptx_i32(e, 0);
+  size_t offset = upper ? offsetof(sptx_hopper_params, hi) : offsetof(sptx_hopper_params, lo);
+  return sptx_clamp(e, bound_value(e, kind, offset, x), sptx_i32(e, 0), keys);
+}
+
+/* The first shared value of a packed group. */
+static sptx_value first_shared(sptx_gpu_emitter *e, const sptx_hopper_rows *rows, sptx_value group) {
+  sptx_value groups = sptx_add(e, sptx_muli(e, rows->item.shared_group, rows->consumers), group);
+  return sptx_mul(e, groups, SPTX_HOPPER_PARAM(e, pack));
+}
+
+sptx_hopper_row sptx_hopper_row_of(sptx_gpu_emitter *e, const sptx_hopper_rows *rows, sptx_value group,
+                                   sptx_value row) {
+  sptx_hopper_row r;
+  sptx_value count = SPTX_HOPPER_PARAM(e, query_count);
+  if (!rows->packed) {
+    r.x = sptx_add(e, rows->first, sptx_add(e, sptx_muli(e, group, 64), row));
+    r.shared = rows->item.shared_group;
+    r.local = sptx_i32(e, 0);
+    r.exists = sptx_icmp(e, LLVMIntSLT, r.x, count);
+    return r;
+  }
+  r.local = sptx_udiv(e, row, count);
+  r.x = sptx_sub(e, row, sptx_mul(e, r.local, count));
+  r.shared = sptx_add(e, first_shared(e, rows, group), r.local);
+  sptx_value inside = sptx_icmp(e, LLVMIntSLT, r.shared, SPTX_HOPPER_PARAM(e, shared_count));
+  r.exists = sptx_and(e, sptx_icmp(e, LLVMIntSLT, r.local, SPTX_HOPPER_PARAM(e, pack)), inside);
+  return r;
+}
+
+void sptx_hopper_row_keys(sptx_gpu_emitter *e, const sptx_hopper_rows *rows, const sptx_hopper_row *row,
+                          enum sptx_hopper_bound lower, enum sptx_hopper_bound upper, sptx_value *low,
+                          sptx_value *high) {
+  *low = sptx_hopper_bound_at(e, lower, false, row->x);
+  *high = sptx_hopper_bound_at(e, upper, true, row->x);
+  if (!rows->packed)
+    return;
+  sptx_value first = sptx_mul(e, row->local, SPTX_HOPPER_PARAM(e, key_count));
+  *low = sptx_add(e, *low, first);
+  *high = sptx_add(e, *high, first);
+}
+
+sptx_value sptx_hopper_row_index(sptx_gpu_emitter *e, const sptx_hopper_rows *rows,
+                                 const sptx_hopper_row *row) {
+  const sptx_item *item = &rows->item;
+  sptx_value problem = sptx_add(e, sptx_mul(e, item->batch, SPTX_HOPPER_PARAM(e, heads)), item->head);
+  sptx_value index = sptx_mul(e, sptx_zext64(e, problem), sptx_zext64(e, SPTX_HOPPER_PARAM(e, n_q)));
+  sptx_value position =
+      sptx_add(e, SPTX_HOPPER_PARAM(e, row_base), sptx_mul(e, row->shared, SPTX_HOPPER_PARAM(e, row_shared)));
+  position = sptx_add(e, position, sptx_mul(e, row->x, SPTX_HOPPER_PARAM(e, row_inner)));
+  return sptx_add(e, index, sptx_zext64(e, position));
+}
+
+void sptx_hopper_place(sptx_gpu_emitter *e, const sptx_hopper_rows *rows, sptx_value group, sptx_value head,
+                       sptx_value column, sptx_value place[5]) {
+  place[0] = column;
+  place[1] = rows->packed ? sptx_i32(e, 0) : sptx_add(e, rows->first, sptx_muli(e, group, 64));
+  place[2] = rows->packed ? first_shared(e, rows, group) : rows->item.shared_group;
+  place[3] = head;
+  place[4] = rows->item.batch;
 }
 
 sptx_thread_place sptx_thread_place_of(sptx_gpu_emitter *e) {

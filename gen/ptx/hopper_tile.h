@@ -26,6 +26,7 @@ void sptx_ring_init(sptx_gpu_emitter *e, const sptx_ring *ring, int full_count, 
 sptx_value sptx_ring_buffer(sptx_gpu_emitter *e, const sptx_ring *ring);
 sptx_value sptx_ring_full(sptx_gpu_emitter *e, const sptx_ring *ring);
 void sptx_ring_wait_full(sptx_gpu_emitter *e, const sptx_ring *ring);
+void sptx_ring_wait_empty(sptx_gpu_emitter *e, const sptx_ring *ring);
 void sptx_ring_fill(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value bytes); /* waits, then expects */
 void sptx_ring_release(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value first_lane);
 void sptx_ring_advance(sptx_gpu_emitter *e, const sptx_ring *ring);
@@ -46,8 +47,35 @@ typedef struct sptx_item {
 } sptx_item;
 sptx_item sptx_item_decode(sptx_gpu_emitter *e, sptx_value index);
 
-/* Bounds at x, unclipped to the keys that exist. offset: of the bound in sptx_hopper_params. */
-sptx_value sptx_bound_value(sptx_gpu_emitter *e, enum sptx_hopper_bound kind, size_t offset, sptx_value x);
+/* The first key of inner query x (upper: the end of its keys), cut to the keys that exist. */
+sptx_value sptx_hopper_bound_at(sptx_gpu_emitter *e, enum sptx_hopper_bound kind, bool upper, sptx_value x);
+
+/* How 64-row groups of an item lie in the views. Packed: each group holds `pack` shared values; else the
+ * groups of an item are consecutive rows from `first` on. */
+typedef struct sptx_hopper_rows {
+  bool packed;
+  int consumers;
+  sptx_item item;
+  sptx_value first;
+} sptx_hopper_rows;
+
+/* Row `row` (0..63) of a group: its inner index, its shared value, the part of that inside the group
+ * (packed), and whether it exists. */
+typedef struct sptx_hopper_row {
+  sptx_value x, shared, local, exists;
+} sptx_hopper_row;
+sptx_hopper_row sptx_hopper_row_of(sptx_gpu_emitter *e, const sptx_hopper_rows *rows, sptx_value group,
+                                   sptx_value row);
+/* Keys of a row; packed: counted inside the group. */
+void sptx_hopper_row_keys(sptx_gpu_emitter *e, const sptx_hopper_rows *rows, const sptx_hopper_row *row,
+                          enum sptx_hopper_bound lower, enum sptx_hopper_bound upper, sptx_value *low,
+                          sptx_value *high);
+/* Element of a row in a (batch, heads, n_q) tensor, i64. */
+sptx_value sptx_hopper_row_index(sptx_gpu_emitter *e, const sptx_hopper_rows *rows,
+                                 const sptx_hopper_row *row);
+/* Map coordinates of a group's 64 rows from column `column` on. */
+void sptx_hopper_place(sptx_gpu_emitter *e, const sptx_hopper_rows *rows, sptx_value group, sptx_value head,
+                       sptx_value column, sptx_value place[5]);
 
 /* This thread's place: warpgroup of the CTA (uniform), and in the warpgroup thread, warp, lane, row = 16 warp
  * + lane / 4, quad = lane % 4; first_lane is 1 in lane 0 of each warp, leader 1 in one thread. */

@@ -54,6 +54,19 @@ static enum sptx_code add_forward(sptx_gpu_planner *planner, const sptx_piece_li
   return SPTX_CODE_OK;
 }
 
+/* D = rowsum(dO * O), then the pieces. Only Hopper has backward kernels. */
+static enum sptx_code add_backward(sptx_gpu_planner *planner, const sptx_piece_list *list, sptx_gpu_job *job,
+                                   sptx_error *error) {
+  const sptx_problem *problem = planner->problem;
+  if (planner->target != SPTX_PTX_SM90A)
+    return sptx_fail(error, SPTX_CODE_UNSUPPORTED,
+                     "the backward pass has GPU kernels for Hopper only: use the device \"cpu\"");
+  size_t bytes = (size_t)problem->batch * (size_t)problem->heads * (size_t)problem->n_q * 4;
+  SPTX_TRY(sptx_gpu_add_workspace(planner, bytes, &job->delta_offset, error));
+  SPTX_TRY(sptx_rows_add_delta(planner, job->heads, job->head_count, job->delta_offset, error));
+  return sptx_hopper_backward_add(planner, list, job, error);
+}
+
 static enum sptx_code add_class(sptx_gpu_planner *planner, int class, int32_t *heads, sptx_error *error) {
   sptx_gpu_job job = {.heads = heads, .head_count = heads_of_class(planner, class, heads)};
   job.all_heads = job.head_count == planner->problem->heads;
@@ -64,6 +77,8 @@ static enum sptx_code add_class(sptx_gpu_planner *planner, int class, int32_t *h
     return SPTX_CODE_OK;
   if (planner->pass == SPTX_PASS_FORWARD)
     return add_forward(planner, list, &job, error);
+  if (planner->pass == SPTX_PASS_BACKWARD)
+    return add_backward(planner, list, &job, error);
   return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "this pass has no GPU kernels yet: use the device \"cpu\"");
 }
 

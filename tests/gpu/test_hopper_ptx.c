@@ -13,7 +13,8 @@ typedef struct attention_case {
   enum sptx_set_kind kind;
   int64_t n, l, c, head_dim;
   enum sptx_element element;
-  bool merge;
+  bool merge; /* forward */
+  bool backward;
 } attention_case;
 
 static sptx_set make_set(const attention_case *c, int64_t residues[64]) {
@@ -50,7 +51,7 @@ static sptx_problem make_problem(const attention_case *c) {
 }
 
 /* Plans every piece of the case; *plan is zeroed by the caller and freed by it. */
-static enum sptx_code plan_forward(const attention_case *c, sptx_gpu_plan *plan, sptx_error *error) {
+static enum sptx_code plan_pass(const attention_case *c, sptx_gpu_plan *plan, sptx_error *error) {
   static int class_of_head[2];
   static const int32_t heads[2] = {0, 1};
   int64_t residues[64];
@@ -72,7 +73,10 @@ static enum sptx_code plan_forward(const attention_case *c, sptx_gpu_plan *plan,
                               .class_of_head = class_of_head,
                               .plan = plan};
   enum sptx_code code = sptx_lower(&instance, 0, &list, error);
-  for (int i = 0; i < list.count && code == SPTX_CODE_OK; i++) {
+  sptx_gpu_job all = {.heads = heads, .head_count = 2, .all_heads = true};
+  if (code == SPTX_CODE_OK && c->backward)
+    code = sptx_hopper_backward_add(&planner, &list, &all, error);
+  for (int i = 0; i < list.count && code == SPTX_CODE_OK && !c->backward; i++) {
     sptx_gpu_job job = {
         .piece = &list.pieces[i], .heads = heads, .head_count = 2, .all_heads = true, .merge = c->merge};
     code = sptx_hopper_forward_add(&planner, &job, error);
@@ -104,15 +108,22 @@ static void assemble(const char *ptx) {
 
 ParameterizedTestParameters(hopper, assembles) {
   static attention_case cases[] = {
-      {SPTX_SET_ALL, 4096, 0, 0, 64, SPTX_ELEMENT_BF16, false},
-      {SPTX_SET_ALL, 4096, 0, 0, 128, SPTX_ELEMENT_F16, false},
-      {SPTX_SET_WINDOW, 4096, 128, 0, 128, SPTX_ELEMENT_BF16, false},
-      {SPTX_SET_STRIDE, 4096, 32, 0, 64, SPTX_ELEMENT_BF16, true},
-      {SPTX_SET_STRIDE, 3072, 96, 0, 128, SPTX_ELEMENT_BF16, false}, /* packed: 32 rows of a phase */
-      {SPTX_SET_COLUMNS, 8192, 128, 32, 128, SPTX_ELEMENT_BF16, true},
-      {SPTX_SET_BLOCK, 1000, 128, 0, 96, SPTX_ELEMENT_F16, false},
-      {SPTX_SET_ALL, 700, 0, 0, 256, SPTX_ELEMENT_BF16, true},
-      {SPTX_SET_WINDOW, 700, 100, 0, 16, SPTX_ELEMENT_BF16, false},
+      {SPTX_SET_ALL, 4096, 0, 0, 64, SPTX_ELEMENT_BF16, false, false},
+      {SPTX_SET_ALL, 4096, 0, 0, 128, SPTX_ELEMENT_F16, false, false},
+      {SPTX_SET_WINDOW, 4096, 128, 0, 128, SPTX_ELEMENT_BF16, false, false},
+      {SPTX_SET_STRIDE, 4096, 32, 0, 64, SPTX_ELEMENT_BF16, true, false},
+      {SPTX_SET_STRIDE, 3072, 96, 0, 128, SPTX_ELEMENT_BF16, false, false}, /* packed: 32 rows of a phase */
+      {SPTX_SET_COLUMNS, 8192, 128, 32, 128, SPTX_ELEMENT_BF16, true, false},
+      {SPTX_SET_BLOCK, 1000, 128, 0, 96, SPTX_ELEMENT_F16, false, false},
+      {SPTX_SET_ALL, 700, 0, 0, 256, SPTX_ELEMENT_BF16, true, false},
+      {SPTX_SET_WINDOW, 700, 100, 0, 16, SPTX_ELEMENT_BF16, false, false},
+      {SPTX_SET_ALL, 4096, 0, 0, 64, SPTX_ELEMENT_BF16, false, true},
+      {SPTX_SET_ALL, 4096, 0, 0, 128, SPTX_ELEMENT_F16, false, true},
+      {SPTX_SET_WINDOW, 4096, 128, 0, 64, SPTX_ELEMENT_BF16, false, true},
+      {SPTX_SET_STRIDE, 4096, 32, 0, 64, SPTX_ELEMENT_BF16, false, true},
+      {SPTX_SET_STRIDE, 4096, 32, 0, 128, SPTX_ELEMENT_BF16, false, true},
+      {SPTX_SET_STRIDE, 3072, 96, 0, 128, SPTX_ELEMENT_BF16, false, true},
+      {SPTX_SET_COLUMNS, 8192, 128, 32, 64, SPTX_ELEMENT_BF16, false, true},
   };
   return cr_make_param_array(attention_case, cases, sizeof cases / sizeof *cases, NULL);
 }
@@ -121,7 +132,7 @@ ParameterizedTest(attention_case *c, hopper, assembles, .timeout = 60) {
   sptx_gpu_plan *plan = calloc(1, sizeof *plan);
   sptx_error error = {0};
   char *ptx = NULL;
-  cr_assert(plan_forward(c, plan, &error) == SPTX_CODE_OK, "%s", error.message);
+  cr_assert(plan_pass(c, plan, &error) == SPTX_CODE_OK, "%s", error.message);
   cr_assert(plan->launch_count > 0);
   cr_assert(sptx_gpu_plan_ptx(plan, &ptx, &error) == SPTX_CODE_OK, "%s", error.message);
   cr_expect(strstr(ptx, "wgmma.mma_async") != NULL);
@@ -133,22 +144,39 @@ ParameterizedTest(attention_case *c, hopper, assembles, .timeout = 60) {
   sptx_gpu_plan_free(plan);
 }
 
-/* Ragged strides fall into parts of equal lengths, packed where they are short. */
-Test(hopper, parts) {
-  attention_case c = {SPTX_SET_STRIDE, 1000, 7, 0, 64, SPTX_ELEMENT_BF16, false};
+/* Where one CTA sees all keys of a query it stores dQ; else dQ adds up in scratch, which is cleared first. */
+Test(hopper, gradients) {
+  attention_case stride = {SPTX_SET_STRIDE, 4096, 32, 0, 64, SPTX_ELEMENT_BF16, false, true};
+  attention_case all = {SPTX_SET_ALL, 4096, 0, 0, 64, SPTX_ELEMENT_BF16, false, true};
   sptx_gpu_plan *plan = calloc(1, sizeof *plan);
   sptx_error error = {0};
-  cr_assert(plan_forward(&c, plan, &error) == SPTX_CODE_OK, "%s", error.message);
+  cr_assert(plan_pass(&stride, plan, &error) == SPTX_CODE_OK, "%s", error.message);
+  cr_expect(plan->launch_count == 1);
+  cr_expect(plan->workspace_bytes == 0);
+  sptx_gpu_plan_free(plan);
+  plan = calloc(1, sizeof *plan);
+  cr_assert(plan_pass(&all, plan, &error) == SPTX_CODE_OK, "%s", error.message);
+  cr_expect(plan->launch_count == 2); /* the second converts dQ */
+  cr_expect(plan->launches[0].clear_bytes == 2 * 4096 * 64 * 4);
+  sptx_gpu_plan_free(plan);
+}
+
+/* Ragged strides fall into parts of equal lengths, packed where they are short. */
+Test(hopper, parts) {
+  attention_case c = {SPTX_SET_STRIDE, 1000, 7, 0, 64, SPTX_ELEMENT_BF16, false, false};
+  sptx_gpu_plan *plan = calloc(1, sizeof *plan);
+  sptx_error error = {0};
+  cr_assert(plan_pass(&c, plan, &error) == SPTX_CODE_OK, "%s", error.message);
   cr_expect(plan->launch_count == 2); /* 6 phases of 143 positions, one of 142 */
   cr_expect(plan->launches[0].maps[0].size[1] + plan->launches[1].maps[0].size[1] == 143 + 142);
   sptx_gpu_plan_free(plan);
 }
 
 Test(hopper, refuses) {
-  attention_case c = {SPTX_SET_ALL, 512, 0, 0, 64, SPTX_ELEMENT_F32, false};
+  attention_case c = {SPTX_SET_ALL, 512, 0, 0, 64, SPTX_ELEMENT_F32, false, false};
   sptx_gpu_plan *plan = calloc(1, sizeof *plan);
   sptx_error error = {0};
-  cr_expect(plan_forward(&c, plan, &error) == SPTX_CODE_UNSUPPORTED);
+  cr_expect(plan_pass(&c, plan, &error) == SPTX_CODE_UNSUPPORTED);
   cr_expect(strstr(error.message, "float32") != NULL, "%s", error.message);
   cr_expect(plan->launch_count == 0);
   sptx_gpu_plan_free(plan);

@@ -1,0 +1,41 @@
+/* The Hopper backward kernels: specifications and shared memory. */
+#ifndef SPTX_GEN_PTX_HOPPER_BACKWARD_H
+#define SPTX_GEN_PTX_HOPPER_BACKWARD_H
+
+#include "gen/ptx/hopper_part.h"
+
+/* Where a gradient goes: nowhere (another kernel computes it), to the caller's tensor, or added to float32
+ * scratch of (batch, heads, n, head_dim). */
+enum sptx_hopper_gradient { SPTX_HOPPER_SKIP, SPTX_HOPPER_STORE, SPTX_HOPPER_ADD };
+
+/* A CTA of two consumers owns 128 keys (packed: two groups of 64 rows) and walks over blocks of queries. */
+typedef struct sptx_hopper_backward_spec {
+  enum sptx_element element;
+  int head_dim;           /* at most 128 */
+  int stages, key_stages; /* of Q and dO; of K and V */
+  bool packed, key_runs;
+  enum sptx_hopper_gradient d_q, d_kv;
+  enum sptx_hopper_bound lower, upper;
+} sptx_hopper_backward_spec;
+
+enum { SPTX_HOPPER_BACKWARD_CONSUMERS = 2, SPTX_HOPPER_BACKWARD_BLOCK = 64 /* queries of a step */ };
+
+/* One entry for each key tile, in query blocks: [first, full_first) masked, [full_first, full_last) full,
+ * [full_last, last) masked. */
+typedef struct sptx_hopper_block_range {
+  int32_t first, full_first, full_last, last;
+} sptx_hopper_block_range;
+
+typedef struct sptx_hopper_backward_layout {
+  int chunks, group_bytes; /* 64 rows of a tensor */
+  int key_bytes, query_bytes;
+  int score_bytes, score_stages; /* dS^T: rows of keys, chunks of 64 queries */
+  int rows;                      /* query rows of a stage */
+  int k, v, q, d_o, scores, out, row_data, barriers, total;
+} sptx_hopper_backward_layout;
+sptx_hopper_backward_layout sptx_hopper_backward_layout_of(const sptx_hopper_backward_spec *spec);
+
+enum sptx_code sptx_hopper_backward_emit(struct sptx_gpu_emitter *emitter, const char *symbol,
+                                         const void *spec, sptx_error *error);
+
+#endif
