@@ -4,8 +4,8 @@
  *   P^T = exp2(S^T c - lse2)   dP^T = V dO^T   dS^T = P^T (dP^T - D)
  *   dV += P^T dO               dK += dS^T Q    dQ = dS K (dS^T through shared memory)
  *
- * Warp 0 of the producer warpgroup issues tensor copies, warps 1 and 2 gather LSE, D and the bounds of the
- * query rows, since views may put them 4 bytes at a stride. */
+ * Warps 0 and 3 of the producer warpgroup issue the tensor copies of queries and of keys, warps 1 and 2
+ * gather LSE, D and the bounds of the query rows, since views may put them 4 bytes at a stride. */
 #include "gen/ptx/hopper_backward.h"
 #include "gen/ptx/hopper_tile.h"
 #include <math.h>
@@ -16,8 +16,8 @@ enum { CONSUMERS = SPTX_HOPPER_BACKWARD_CONSUMERS, BLOCK = SPTX_HOPPER_BACKWARD_
 enum { OUT_BYTES = 16384 }; /* staging of each consumer: 64 x 64 float32, or 64 x 128 elements */
 enum { ROW_LSE, ROW_DELTA, ROW_LOW, ROW_HIGH, ROW_FIELDS };
 
-/* 128 * 40 + 256 * 232 = 384 * 168, what the CTA starts with. */
-enum { PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232 };
+/* 128 * 24 + 256 * 240 = 384 * 168, what the CTA starts with. */
+enum { PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240 };
 
 typedef struct backward {
   sptx_gpu_emitter *e;
@@ -169,14 +169,16 @@ static void load_keys(backward *b) {
 static void load_queries(backward *b, const sptx_ring *ring, sptx_value map) {
   sptx_gpu_emitter *e = b->e;
   sptx_ring_fill(e, ring, SPTX_HOPPER_PARAM(e, query_load));
-  for (int group = 0; group < (b->spec->packed ? CONSUMERS : 1); group++)
-    for (int chunk = 0; chunk < b->layout.chunks; chunk++) {
-      sptx_value place[5];
-      sptx_hopper_place(e, &b->query, sptx_i32(e, group), b->query.item.head, sptx_i32(e, 64 * chunk), place);
-      int offset = group * b->layout.group_bytes + chunk * 8192;
-      sptx_tensor_load(e, sptx_addi(e, sptx_ring_buffer(e, ring), offset), map, place,
-                       sptx_ring_full(e, ring));
-    }
+  for (int group = 0; group < (b->spec->packed ? CONSUMERS : 1); group++) {
+    /* A loop, so that few registers hold coordinates at a time. */
+    sptx_loop chunks = sptx_loop_begin(e, sptx_i32(e, 0), sptx_i32(e, b->layout.chunks), sptx_i32(e, 1));
+    sptx_value place[5], chunk = recompute(b, chunks.index);
+    sptx_hopper_place(e, &b->query, sptx_i32(e, group), b->query.item.head, sptx_muli(e, chunk, 64), place);
+    sptx_value buffer = sptx_add(e, sptx_ring_buffer(e, ring), sptx_muli(e, chunk, 8192));
+    sptx_tensor_load(e, sptx_addi(e, buffer, group * b->layout.group_bytes), map, place,
+                     sptx_ring_full(e, ring));
+    sptx_loop_end(e, &chunks);
+  }
 }
 
 static sptx_loop block_loop(backward *b, sptx_value first, sptx_value last) {
@@ -185,12 +187,19 @@ static sptx_loop block_loop(backward *b, sptx_value first, sptx_value last) {
   return loop;
 }
 
-static void produce_tiles(backward *b) {
+static void produce_keys(backward *b) {
+  open_rings(b, true);
+  sptx_item_loop items = sptx_item_loop_begin(b->e);
+  find_blocks(b, items.index);
+  load_keys(b);
+  sptx_item_loop_end(b->e, &items);
+}
+
+static void produce_queries(backward *b) {
   sptx_gpu_emitter *e = b->e;
   open_rings(b, true);
   sptx_item_loop items = sptx_item_loop_begin(e);
   find_blocks(b, items.index);
-  load_keys(b);
   sptx_loop blocks = block_loop(b, b->first, b->last);
   load_queries(b, &b->q, e->maps[MAP_Q]);
   load_queries(b, &b->d_o, e->maps[MAP_D_O]);
@@ -263,22 +272,27 @@ static void produce_rows(backward *b, void (*write)(backward *, sptx_value)) {
   sptx_item_loop_end(e, &items);
 }
 
+static void produce_sums(backward *b) {
+  produce_rows(b, write_row_sums);
+}
+
+static void produce_bounds(backward *b) {
+  produce_rows(b, write_row_bounds);
+}
+
+/* One role for each warp, so that each fits the producers' registers; copies are issued by one lane. */
 static void produce(backward *b) {
+  static void (*const roles[4])(backward *) = {produce_queries, produce_sums, produce_bounds, produce_keys};
   sptx_gpu_emitter *e = b->e;
   sptx_set_registers(e, PRODUCER_REGISTERS, false);
-  sptx_value thread = sptx_thread_index(e);
-  sptx_if tiles = sptx_if_begin(e, sptx_icmp(e, LLVMIntEQ, thread, sptx_i32(e, 0)));
-  produce_tiles(b);
-  sptx_if_else(e, &tiles);
-  sptx_value warp = sptx_shri(e, thread, 5);
-  sptx_if sums = sptx_if_begin(e, sptx_icmp(e, LLVMIntEQ, warp, sptx_i32(e, 1)));
-  produce_rows(b, write_row_sums);
-  sptx_if_else(e, &sums);
-  sptx_if bounds = sptx_if_begin(e, sptx_icmp(e, LLVMIntEQ, warp, sptx_i32(e, 2)));
-  produce_rows(b, write_row_bounds);
-  sptx_if_end(e, &bounds);
-  sptx_if_end(e, &sums);
-  sptx_if_end(e, &tiles);
+  sptx_value thread = sptx_thread_index(e), warp = sptx_shri(e, thread, 5);
+  for (int i = 0; i < 4; i++) {
+    bool one_lane = i == 0 || i == 3;
+    sptx_value mine = sptx_icmp(e, LLVMIntEQ, one_lane ? thread : warp, sptx_i32(e, one_lane ? 32 * i : i));
+    sptx_if role = sptx_if_begin(e, mine);
+    roles[i](b);
+    sptx_if_end(e, &role);
+  }
 }
 
 /* --- Consumers --- */

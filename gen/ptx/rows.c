@@ -1,5 +1,5 @@
-/* Row kernels of the GPU; see rows.h. Lane i of a warp handles elements 8i..8i+7, so one warp holds any row.
- */
+/* Row kernels of the GPU; see rows.h. Lane i of a row handles elements 8i..8i+7; a warp holds as many rows as
+ * fit its 32 lanes. */
 #include "gen/ptx/rows.h"
 #include "gen/ptx/emitter.h"
 #include <math.h>
@@ -15,6 +15,7 @@ typedef struct rows_spec {
   enum sptx_element element;
   int head_dim;
   enum sptx_gpu_tensor gradient;
+  bool aligned; /* rows start at multiples of 8 elements */
 } rows_spec;
 
 typedef struct rows_params {
@@ -29,6 +30,7 @@ typedef struct rows_kernel {
   int element_bytes;
   sptx_value lane, flat; /* flat: (batch * heads + head) * n + position */
   sptx_value row;        /* byte offset of the row in the strided tensor */
+  sptx_value exists;     /* false in lanes past the last row, which repeat it and write nothing */
 } rows_kernel;
 
 #define ROWS_PARAM(k, type, field) sptx_load_param((k)->e, (k)->e->type, offsetof(rows_params, field))
@@ -58,26 +60,53 @@ static LLVMTypeRef element_type(const rows_kernel *k) {
                                                 : k->e->bf16;
 }
 
-static sptx_value load_element(rows_kernel *k, sptx_value address, int i) {
+/* Eight neighbouring elements of a type, as one or two vectors where rows are aligned. */
+static void load_eight(rows_kernel *k, LLVMTypeRef type, bool aligned, sptx_value address,
+                       sptx_value out[8]) {
   sptx_gpu_emitter *e = k->e;
-  sptx_value value =
-      sptx_load_global(e, element_type(k), sptx_addi(e, address, i * k->element_bytes), k->element_bytes);
-  return k->spec->element == SPTX_ELEMENT_F32 ? value : LLVMBuildFPExt(e->builder, value, e->f32, "");
+  int bytes = type == e->f32 ? 4 : 2, width = aligned ? 16 / bytes : 1;
+  for (int i = 0; i < 8; i += width) {
+    LLVMTypeRef vector = LLVMVectorType(type, (unsigned)width);
+    sptx_value loaded = sptx_load_global(e, vector, sptx_addi(e, address, i * bytes), width * bytes);
+    for (int j = 0; j < width; j++) {
+      sptx_value value = LLVMBuildExtractElement(e->builder, loaded, sptx_i32(e, j), "");
+      out[i + j] = type == e->f32 ? value : LLVMBuildFPExt(e->builder, value, e->f32, "");
+    }
+  }
 }
 
-static void store_element(rows_kernel *k, sptx_value address, int i, sptx_value value) {
+static void store_eight(rows_kernel *k, sptx_value address, const sptx_value values[8]) {
   sptx_gpu_emitter *e = k->e;
-  if (k->spec->element != SPTX_ELEMENT_F32)
-    value = LLVMBuildFPTrunc(e->builder, value, element_type(k), "");
-  sptx_store_global(e, value, sptx_addi(e, address, i * k->element_bytes), k->element_bytes);
+  LLVMTypeRef type = element_type(k);
+  int bytes = k->element_bytes, width = k->spec->aligned ? 16 / bytes : 1;
+  for (int i = 0; i < 8; i += width) {
+    sptx_value vector = LLVMGetUndef(LLVMVectorType(type, (unsigned)width));
+    for (int j = 0; j < width; j++) {
+      sptx_value value = values[i + j];
+      if (type != e->f32)
+        value = LLVMBuildFPTrunc(e->builder, value, type, "");
+      vector = LLVMBuildInsertElement(e->builder, vector, value, sptx_i32(e, j), "");
+    }
+    sptx_store_global(e, vector, sptx_addi(e, address, i * bytes), width * bytes);
+  }
+}
+
+/* Lanes of a row: the least power of 2 that holds head_dim / 8. */
+static int lanes_of(const rows_spec *spec) {
+  int lanes = 1;
+  while (lanes * 8 < spec->head_dim)
+    lanes *= 2;
+  return lanes;
 }
 
 static void empty_row(rows_kernel *k) {
   sptx_gpu_emitter *e = k->e;
   sptx_value o = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, o)), k->row);
   o = sptx_add(e, o, sptx_zext64(e, sptx_muli(e, k->lane, 8 * k->element_bytes)));
+  sptx_value zeros[8];
   for (int i = 0; i < 8; i++)
-    store_element(k, o, i, sptx_f32(e, 0.0));
+    zeros[i] = sptx_f32(e, 0.0);
+  store_eight(k, o, zeros);
   sptx_value lse =
       sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, lse)), sptx_muli(e, k->flat, 4));
   sptx_store_global(e, sptx_f32(e, -INFINITY), lse, 4);
@@ -88,9 +117,11 @@ static sptx_value delta_part(rows_kernel *k) {
   sptx_value place = sptx_add(e, k->row, sptx_zext64(e, sptx_muli(e, k->lane, 8 * k->element_bytes)));
   sptx_value o = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, o)), place);
   sptx_value d_o = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, d_o)), place);
-  sptx_value sum = sptx_f32(e, 0.0);
+  sptx_value sum = sptx_f32(e, 0.0), a[8], b[8];
+  load_eight(k, element_type(k), k->spec->aligned, o, a);
+  load_eight(k, element_type(k), k->spec->aligned, d_o, b);
   for (int i = 0; i < 8; i++)
-    sum = sptx_fma(e, load_element(k, o, i), load_element(k, d_o, i), sum);
+    sum = sptx_fma(e, a[i], b[i], sum);
   return sum;
 }
 
@@ -105,15 +136,17 @@ static void convert_row(rows_kernel *k) {
       sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, workspace)), ROWS_PARAM(k, i64, scratch));
   from = sptx_add(e, from, sptx_muli(e, k->flat, 4 * k->spec->head_dim));
   from = sptx_add(e, from, sptx_zext64(e, sptx_muli(e, k->lane, 32)));
-  for (int i = 0; i < 8; i++)
-    store_element(k, to, i, sptx_load_global(e, e->f32, sptx_addi(e, from, 4 * i), 4));
+  sptx_value values[8];
+  load_eight(k, e->f32, true, from, values);
+  store_eight(k, to, values);
 }
 
 static void write_delta(rows_kernel *k, sptx_value part) {
   sptx_gpu_emitter *e = k->e;
-  for (int mask = 16; mask > 0; mask /= 2)
+  for (int mask = lanes_of(k->spec) / 2; mask > 0; mask /= 2)
     part = sptx_add(e, part, sptx_shuffle_xor(e, part, mask));
-  sptx_if first = sptx_if_begin(e, sptx_icmp(e, LLVMIntEQ, k->lane, sptx_i32(e, 0)));
+  sptx_value leads = sptx_icmp(e, LLVMIntEQ, k->lane, sptx_i32(e, 0));
+  sptx_if first = sptx_if_begin(e, sptx_and(e, leads, k->exists));
   sptx_value at =
       sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, workspace)), ROWS_PARAM(k, i64, scratch));
   sptx_store_global(e, part, sptx_add(e, at, sptx_muli(e, k->flat, 4)), 4);
@@ -127,13 +160,16 @@ static enum sptx_code emit_rows(struct sptx_gpu_emitter *e, const char *symbol, 
   k.element_bytes = k.spec->element == SPTX_ELEMENT_F32 ? 4 : 2;
   sptx_kernel_begin(e, symbol, sizeof(rows_params), 0, ROW_WARPS * 32, 0, 0);
   sptx_value thread = sptx_thread_index(e);
-  k.lane = sptx_andi(e, thread, 31);
-  sptx_value index = sptx_add(e, sptx_muli(e, sptx_block_index(e), ROW_WARPS), sptx_shri(e, thread, 5));
-  sptx_if inside = sptx_if_begin(e, sptx_icmp(e, LLVMIntULT, index, ROWS_PARAM(&k, i32, rows)));
-  begin_row(&k, index);
+  int lanes = lanes_of(k.spec), rows = ROW_WARPS * 32 / lanes;
+  k.lane = sptx_andi(e, thread, lanes - 1);
+  sptx_value index =
+      sptx_add(e, sptx_muli(e, sptx_block_index(e), rows), sptx_udiv(e, thread, sptx_i32(e, lanes)));
+  sptx_value count = ROWS_PARAM(&k, i32, rows);
+  k.exists = sptx_icmp(e, LLVMIntULT, index, count);
+  begin_row(&k, sptx_select(e, k.exists, index, sptx_addi(e, count, -1)));
   sptx_value sum = sptx_slot(e, e->f32, sptx_f32(e, 0.0));
   sptx_value used = sptx_icmp(e, LLVMIntULT, k.lane, sptx_i32(e, k.spec->head_dim / 8));
-  sptx_if active = sptx_if_begin(e, used);
+  sptx_if active = sptx_if_begin(e, sptx_and(e, used, k.exists));
   if (k.spec->role == ROWS_EMPTY)
     empty_row(&k);
   else if (k.spec->role == ROWS_CONVERT)
@@ -143,23 +179,23 @@ static enum sptx_code emit_rows(struct sptx_gpu_emitter *e, const char *symbol, 
   sptx_if_end(e, &active);
   if (k.spec->role == ROWS_DELTA)
     write_delta(&k, sptx_get(e, sum));
-  sptx_if_end(e, &inside);
   sptx_kernel_end(e);
   return SPTX_CODE_OK;
 }
 
-static enum sptx_code add_rows(sptx_gpu_planner *planner, const rows_spec *spec, const sptx_strides *strides,
+static enum sptx_code add_rows(sptx_gpu_planner *planner, rows_spec spec, const sptx_strides *strides,
                                int64_t heads, int64_t n, const int32_t *list, int64_t count, size_t scratch,
                                sptx_error *error) {
   static const char *const elements[] = {"f32", "f16", "bf16"};
   static const char *const roles[] = {"empty", "delta", "convert"};
   static const char *const gradients[] = {
       [SPTX_GPU_Q] = "", [SPTX_GPU_D_Q] = "_d_q", [SPTX_GPU_D_K] = "_d_k", [SPTX_GPU_D_V] = "_d_v"};
-  int64_t bytes = spec->element == SPTX_ELEMENT_F32 ? 4 : 2, rows;
-  if (__builtin_mul_overflow(planner->problem->batch * count, n, &rows) || rows > INT32_MAX - ROW_WARPS)
+  int64_t bytes = spec.element == SPTX_ELEMENT_F32 ? 4 : 2, rows;
+  if (__builtin_mul_overflow(planner->problem->batch * count, n, &rows) || rows > INT32_MAX - 32 * ROW_WARPS)
     return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "more than 2^31 rows for one GPU launch: split the batch");
   if (rows == 0)
     return SPTX_CODE_OK;
+  spec.aligned = strides->batch % 8 == 0 && strides->head % 8 == 0 && strides->position % 8 == 0;
   rows_params params = {.stride = {strides->batch * bytes, strides->head * bytes, strides->position * bytes},
                         .scratch = (int64_t)scratch,
                         .heads_here = (int32_t)count,
@@ -172,11 +208,12 @@ static enum sptx_code add_rows(sptx_gpu_planner *planner, const rows_spec *spec,
   char symbol[128];
   int kernel;
   sptx_gpu_launch *launch;
-  snprintf(symbol, sizeof symbol, "sptx_%s_rows_%s%s_d%d", elements[spec->element], roles[spec->role],
-           gradients[spec->gradient], spec->head_dim);
-  SPTX_TRY(sptx_gpu_add_kernel(planner, symbol, emit_rows, spec, sizeof *spec, &kernel, error));
+  snprintf(symbol, sizeof symbol, "sptx_%s_rows_%s%s_d%d%s", elements[spec.element], roles[spec.role],
+           gradients[spec.gradient], spec.head_dim, spec.aligned ? "_aligned" : "");
+  SPTX_TRY(sptx_gpu_add_kernel(planner, symbol, emit_rows, &spec, sizeof spec, &kernel, error));
   SPTX_TRY(sptx_gpu_add_launch(planner, kernel, &params, sizeof params, &launch, error));
-  launch->grid[0] = (uint32_t)((rows + ROW_WARPS - 1) / ROW_WARPS);
+  int64_t rows_of_cta = ROW_WARPS * 32 / lanes_of(&spec);
+  launch->grid[0] = (uint32_t)((rows + rows_of_cta - 1) / rows_of_cta);
   launch->grid[1] = launch->grid[2] = 1;
   launch->block = ROW_WARPS * 32;
   return SPTX_CODE_OK;
@@ -194,7 +231,7 @@ static rows_spec spec_of(const sptx_gpu_planner *planner, enum rows_role role) {
 enum sptx_code sptx_rows_add_empty(sptx_gpu_planner *planner, const sptx_gpu_job *job, sptx_error *error) {
   const sptx_problem *problem = planner->problem;
   rows_spec spec = spec_of(planner, ROWS_EMPTY);
-  return add_rows(planner, &spec, &problem->o, problem->heads, problem->n_q, job->heads, job->head_count, 0,
+  return add_rows(planner, spec, &problem->o, problem->heads, problem->n_q, job->heads, job->head_count, 0,
                   error);
 }
 
@@ -202,8 +239,7 @@ enum sptx_code sptx_rows_add_delta(sptx_gpu_planner *planner, const int32_t *hea
                                    size_t offset, sptx_error *error) {
   const sptx_problem *problem = planner->problem;
   rows_spec spec = spec_of(planner, ROWS_DELTA);
-  return add_rows(planner, &spec, &problem->o, problem->heads, problem->n_q, heads, head_count, offset,
-                  error);
+  return add_rows(planner, spec, &problem->o, problem->heads, problem->n_q, heads, head_count, offset, error);
 }
 
 enum sptx_code sptx_rows_add_convert(sptx_gpu_planner *planner, enum sptx_gpu_tensor gradient, size_t offset,
@@ -213,6 +249,6 @@ enum sptx_code sptx_rows_add_convert(sptx_gpu_planner *planner, enum sptx_gpu_te
   spec.gradient = gradient;
   bool query = gradient == SPTX_GPU_D_Q;
   const sptx_strides *strides = query ? &problem->q : gradient == SPTX_GPU_D_K ? &problem->k : &problem->v;
-  return add_rows(planner, &spec, strides, query ? problem->heads : problem->kv_heads,
+  return add_rows(planner, spec, strides, query ? problem->heads : problem->kv_heads,
                   query ? problem->n_q : problem->n_k, heads, head_count, offset, error);
 }
