@@ -2,9 +2,11 @@
 #include "model/config.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <yaml.h>
 
 enum key_type { KEY_INTEGER, KEY_NUMBER, KEY_TEXT, KEY_PATH, KEY_CHOICE, KEY_SWITCH };
@@ -347,10 +349,13 @@ static void write_value(FILE *file, const sptx_config *config, const struct key 
       word = strchr(word, ' ') + 1;
     fprintf(file, "%.*s", (int)strcspn(word, " "), word);
   } else {
-    char absolute[4096];
+    char absolute[2 * PATH_MAX], folder[PATH_MAX];
     const char *text = field;
-    if (key->type == KEY_PATH && text[0] && text[0] != '/' && realpath(text, absolute))
+    if (key->type == KEY_PATH && text[0] && text[0] != '/') {
+      if (!realpath(text, absolute)) /* a glob, or not there yet */
+        snprintf(absolute, sizeof absolute, "%s/%s", getcwd(folder, sizeof folder) ? folder : "", text);
       text = absolute;
+    }
     fputc('\'', file);
     for (; *text; text++)
       fputs((char[3]){*text, *text == '\'' ? '\'' : 0, 0}, file);
