@@ -26,8 +26,17 @@ static const field x86_fields[] = {
 };
 
 static const field ptx_fields[] = {
-    PTX(query_tile),         PTX(key_tile),           PTX(warps),    PTX(consumers), PTX(stages),
-    PTX(producer_registers), PTX(consumer_registers), PTX(f32_mode), PTX(family),    {NULL, 0, false},
+    PTX(query_tile),
+    PTX(key_tile),
+    PTX(warps),
+    PTX(consumers),
+    PTX(stages),
+    PTX(ctas),
+    PTX(producer_registers),
+    PTX(consumer_registers),
+    PTX(f32_mode),
+    PTX(family),
+    {NULL, 0, false},
 };
 
 static const field *fields_of(enum sptx_target_family family) {

@@ -9,7 +9,7 @@
 #include <math.h>
 
 enum { MAP_Q, MAP_K, MAP_V, MAP_O, MAP_COUNT };
-enum { BARRIER_GROUP = 1, BARRIER_TURN = 4 }; /* named barriers; one for each consumer */
+enum { BARRIER_GROUP = 1, BARRIER_TURN = 6 }; /* named barriers; one for each consumer */
 
 typedef struct forward {
   sptx_gpu_emitter *e;
@@ -21,7 +21,8 @@ typedef struct forward {
   sptx_value scale_log2;
   sptx_hopper_rows rows;
   sptx_value first_key, full_first, full_last, last; /* key tiles: [first, full_first) masked, ... */
-  sptx_value low[2], high[2];                        /* of this thread's rows, in keys */
+  sptx_value item_first, item_last; /* consumers: the tiles that the producer loads, which others may need */
+  sptx_value low[2], high[2];       /* of this thread's rows, in keys */
   sptx_value p[128], accumulator[128], row_max[2], row_sum[2]; /* slots */
 } forward;
 
@@ -90,31 +91,53 @@ static sptx_value bound_at(forward *f, bool upper, sptx_value x) {
   return sptx_hopper_bound_at(f->e, upper ? f->spec->upper : f->spec->lower, upper, x);
 }
 
-/* Which key tiles the item's queries see; at least one, so that rows without keys are written too. */
+/* Which key tiles queries first .. first + rows - 1 see; at least one, so that rows without keys are written
+ * too. */
+static void find_range(forward *f, sptx_value first, int rows) {
+  sptx_gpu_emitter *e = f->e;
+  int keys = f->spec->key_tile;
+  sptx_value end = sptx_addi(e, SPTX_HOPPER_PARAM(e, query_count), -1);
+  sptx_value last_query = sptx_min(e, sptx_addi(e, first, rows - 1), end);
+  sptx_value width = sptx_i32(e, keys);
+  sptx_value tiles = sptx_addi(e, SPTX_HOPPER_PARAM(e, key_tiles), -1);
+  f->first_key = sptx_min(e, sptx_udiv(e, bound_at(f, false, first), width), tiles);
+  f->last =
+      sptx_max(e, sptx_ceil_div_by(e, bound_at(f, true, last_query), keys), sptx_addi(e, f->first_key, 1));
+  sptx_value full_first = sptx_ceil_div_by(e, bound_at(f, false, last_query), keys);
+  sptx_value full_last = sptx_udiv(e, bound_at(f, true, first), width);
+  f->full_first = sptx_clamp(e, full_first, f->first_key, f->last);
+  f->full_last = sptx_clamp(e, full_last, f->full_first, f->last);
+}
+
+/* The item, and the key tiles that any of its queries sees. */
 static void find_tiles(forward *f, sptx_value index) {
   sptx_gpu_emitter *e = f->e;
-  int rows = 64 * f->spec->consumers, keys = f->spec->key_tile;
+  int rows = 64 * f->spec->consumers;
   f->rows.packed = f->spec->packed;
   f->rows.consumers = f->spec->consumers;
   f->rows.item = sptx_item_decode(e, index);
   f->rows.first = sptx_muli(e, f->rows.item.tile, rows);
-  sptx_value zero = sptx_i32(e, 0), one = sptx_i32(e, 1);
   if (f->spec->packed) {
-    f->first_key = f->full_first = f->full_last = zero;
-    f->last = one;
-    return;
+    f->first_key = f->full_first = f->full_last = sptx_i32(e, 0);
+    f->last = sptx_i32(e, 1);
+  } else {
+    find_range(f, f->rows.first, rows);
   }
-  sptx_value end = sptx_addi(e, SPTX_HOPPER_PARAM(e, query_count), -1);
-  sptx_value last_query = sptx_min(e, sptx_addi(e, f->rows.first, rows - 1), end);
-  sptx_value width = sptx_i32(e, keys);
-  sptx_value tiles = sptx_addi(e, SPTX_HOPPER_PARAM(e, key_tiles), -1);
-  f->first_key = sptx_min(e, sptx_udiv(e, bound_at(f, false, f->rows.first), width), tiles);
-  f->last =
-      sptx_max(e, sptx_ceil_div_by(e, bound_at(f, true, last_query), keys), sptx_addi(e, f->first_key, 1));
-  sptx_value full_first = sptx_ceil_div_by(e, bound_at(f, false, last_query), keys);
-  sptx_value full_last = sptx_udiv(e, bound_at(f, true, f->rows.first), width);
-  f->full_first = sptx_clamp(e, full_first, f->first_key, f->last);
-  f->full_last = sptx_clamp(e, full_last, f->full_first, f->last);
+  f->item_first = f->first_key;
+  f->item_last = f->last;
+}
+
+/* Those that this consumer's own 64 queries see; queries past the end see the item's last tile. */
+static void find_own_tiles(forward *f) {
+  sptx_gpu_emitter *e = f->e;
+  if (f->spec->packed || f->spec->consumers == 1)
+    return;
+  find_range(f, sptx_add(e, f->rows.first, sptx_muli(e, f->consumer, 64)), 64);
+  sptx_value last_tile = sptx_addi(e, f->item_last, -1);
+  f->first_key = sptx_min(e, f->first_key, last_tile);
+  f->last = sptx_min(e, f->last, f->item_last);
+  f->full_first = sptx_clamp(e, f->full_first, f->first_key, f->last);
+  f->full_last = sptx_clamp(e, f->full_last, f->full_first, f->last);
 }
 
 /* Where O already holds earlier pieces, an item without keys has nothing to do. */
@@ -381,6 +404,23 @@ static void steps(forward *f, sptx_value begin, sptx_value end, bool masked) {
   sptx_loop_end(e, &loop);
 }
 
+/* Lets `count` tiles pass that only other consumers need. */
+static void skip_tiles(forward *f, sptx_value count) {
+  sptx_gpu_emitter *e = f->e;
+  if (f->spec->packed || f->spec->consumers == 1)
+    return;
+  sptx_loop loop = sptx_loop_begin(e, sptx_i32(e, 0), count, sptx_i32(e, 1));
+  const sptx_ring *const rings[] = {&f->k, &f->v};
+  for (int i = 0; i < 2; i++) {
+    sptx_ring_wait_full(e, rings[i]);
+    sptx_ring_release(e, rings[i], f->at.first_lane);
+    sptx_ring_advance(e, rings[i]);
+  }
+  take_turn(f, false);
+  take_turn(f, true);
+  sptx_loop_end(e, &loop);
+}
+
 static void last_product(forward *f, sptx_value *o) {
   sptx_gpu_emitter *e = f->e;
   int outputs = f->spec->head_dim / 2;
@@ -502,6 +542,7 @@ static void finish(forward *f) {
     }
   }
   last_product(f, o);
+  skip_tiles(f, sptx_sub(e, f->first_key, f->item_first));
   for (int half = 0; half < 2; half++) {
     finish_row(f, half, &lse[half], &factor[half]);
     if (f->spec->merge)
@@ -532,6 +573,8 @@ static void consume_item(forward *f) {
     sptx_set_slot(e, f->row_max[half], sptx_f32(e, -INFINITY));
     sptx_set_slot(e, f->row_sum[half], sptx_f32(e, 0));
   }
+  find_own_tiles(f);
+  skip_tiles(f, sptx_sub(e, f->item_last, f->last));
   sptx_ring_wait_full(e, &f->q);
   first_step(f);
   if (!f->spec->packed) {
@@ -577,8 +620,8 @@ enum sptx_code sptx_hopper_forward_emit(struct sptx_gpu_emitter *emitter, const 
   (void)error;
   forward f = {.e = emitter, .spec = spec};
   f.layout = sptx_hopper_forward_layout_of(f.spec);
-  sptx_kernel_begin(emitter, symbol, sizeof(sptx_hopper_params), MAP_COUNT, 128 * (f.spec->consumers + 1), 1,
-                    0);
+  sptx_kernel_begin(emitter, symbol, sizeof(sptx_hopper_params), MAP_COUNT, 128 * (f.spec->consumers + 1),
+                    f.spec->ctas, 0);
   open_rings(&f, false);
   initialise(&f);
   sptx_value group = sptx_broadcast(emitter, sptx_shri(emitter, sptx_thread_index(emitter), 7));

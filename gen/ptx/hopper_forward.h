@@ -10,6 +10,7 @@ typedef struct sptx_hopper_forward_spec {
   int consumers;            /* warpgroups of 64 queries each */
   int key_tile;             /* keys of a step; packed: 64 */
   int stages, query_stages; /* of K and V; of Q */
+  int ctas;                 /* that share a multiprocessor: short loops fill each other's gaps */
   int producer_registers, consumer_registers;
   bool packed;    /* each warpgroup has its own 64 keys, of several shared values */
   bool key_runs;  /* the key view has two digits */

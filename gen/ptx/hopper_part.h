@@ -75,6 +75,6 @@ enum sptx_code sptx_hopper_fill_items(const sptx_problem *problem, const sptx_ho
                                       int64_t tiles, int64_t pack, int64_t groups_per_item,
                                       sptx_hopper_params *params, sptx_error *error);
 void sptx_hopper_finish_launch(sptx_gpu_launch *launch, const sptx_hopper_params *params, int consumers,
-                               int shared_bytes);
+                               int ctas, int shared_bytes);
 
 #endif

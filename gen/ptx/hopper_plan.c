@@ -7,7 +7,9 @@
 
 /* Keys and values of the lanes that run together should stay in the L2 cache (50 to 60 MB). */
 #define L2_GROUP_BYTES ((int64_t)24 << 20)
-#define SHARED_LIMIT 232448
+/* Of one multiprocessor; each CTA has 1 KiB of its own besides. */
+#define SHARED_BYTES 233472
+#define REGISTERS 65536
 
 static const char *bound_name(enum sptx_hopper_bound kind) {
   static const char *const names[] = {"none", "line", "ramp"};
@@ -32,17 +34,38 @@ static int64_t mean_keys(const sptx_hopper_part *part) {
   return high - low;
 }
 
-/* Defaults, by head dimension. Registers: 65536 over all threads, the producer's share given back. */
+/* Defaults, by head dimension. Short loops wait more than they compute: four narrow consumers hide each
+ * other's waits. O, S and P of wider heads do not fit the registers that leaves. */
 static void default_forward(const sptx_problem *problem, const sptx_hopper_part *part,
                             sptx_hopper_forward_spec *spec) {
   int wide = problem->head_dim > 128, narrow = problem->head_dim <= 64;
-  spec->consumers = narrow && mean_keys(part) >= 1024 ? 3 : 2;
+  bool lengthy = mean_keys(part) >= 1024;
+  spec->consumers = narrow && lengthy ? 3 : 2;
   spec->key_tile = !wide ? 128 : problem->head_dim <= 192 ? 80 : 48;
   spec->stages = narrow ? 3 : 2;
   spec->query_stages = wide ? 1 : 2;
-  spec->ping_pong = !spec->packed && mean_keys(part) >= 1024;
+  spec->ping_pong = !spec->packed && lengthy;
+  spec->ctas = 1;
   if (spec->packed)
     spec->key_tile = 64;
+  else if (narrow && spec->lower != SPTX_HOPPER_NONE && !lengthy) {
+    spec->consumers = 4;
+    spec->key_tile = 64;
+  }
+}
+
+static int round_down(int value, int step) {
+  return value / step * step;
+}
+
+/* A CTA starts with equal shares of the registers; what the producer gives back goes to the consumers. */
+static void share_registers(sptx_hopper_forward_spec *spec) {
+  int groups = spec->consumers + 1, share = round_down(REGISTERS / (128 * groups * spec->ctas), 8);
+  spec->producer_registers = spec->consumers == 3 ? 32 : 24;
+  int left = (share < 248 ? share : 248) * groups - spec->producer_registers;
+  spec->consumer_registers = round_down(left / spec->consumers, 8);
+  if (spec->consumer_registers > 240)
+    spec->consumer_registers = 240;
 }
 
 static void apply_schedule(const sptx_ptx_schedule *schedule, sptx_hopper_forward_spec *spec) {
@@ -54,8 +77,9 @@ static void apply_schedule(const sptx_ptx_schedule *schedule, sptx_hopper_forwar
     spec->key_tile = schedule->key_tile;
   if (schedule->stages)
     spec->stages = schedule->stages;
-  spec->producer_registers = spec->consumers == 3 ? 32 : spec->consumers == 1 ? 56 : 24;
-  spec->consumer_registers = spec->consumers == 3 ? 160 : spec->consumers == 1 ? 256 : 240;
+  if (schedule->ctas)
+    spec->ctas = schedule->ctas;
+  share_registers(spec);
   if (schedule->producer_registers)
     spec->producer_registers = schedule->producer_registers;
   if (schedule->consumer_registers)
@@ -66,9 +90,10 @@ static enum sptx_code check_forward(const sptx_hopper_forward_spec *spec, const 
                                     sptx_error *error) {
   int live = spec->head_dim / 2 + spec->key_tile / 2 + spec->key_tile / 4 + 20;
   sptx_hopper_forward_layout layout = sptx_hopper_forward_layout_of(spec);
-  if (spec->consumers < 1 || spec->consumers > 3 || spec->key_tile < 16 || spec->key_tile > 256 ||
-      spec->key_tile % 16 || spec->stages < 1 || layout.total > SHARED_LIMIT ||
-      live > spec->consumer_registers || !sptx_hopper_tile_fits(piece, spec->key_tile))
+  if (spec->consumers < 1 || spec->consumers > 4 || spec->key_tile < 16 || spec->key_tile > 256 ||
+      spec->key_tile % 16 || spec->stages < 1 || spec->ctas < 1 || spec->ctas > 4 ||
+      layout.total > SHARED_BYTES / spec->ctas - 1024 || live > spec->consumer_registers ||
+      !sptx_hopper_tile_fits(piece, spec->key_tile))
     return sptx_fail(error, SPTX_CODE_UNSUPPORTED,
                      "a Hopper tile of %d x %d keys with %d stages needs %d bytes of shared memory and about "
                      "%d registers, or cuts runs of keys: choose smaller tiles",
@@ -77,9 +102,9 @@ static enum sptx_code check_forward(const sptx_hopper_forward_spec *spec, const 
 }
 
 static void name_forward(const sptx_hopper_forward_spec *spec, char *symbol, size_t size) {
-  snprintf(symbol, size, "%s_forward_sm90a_d%d_q%d_k%d_s%d_r%d%s%s%s%s_%s_%s",
+  snprintf(symbol, size, "%s_forward_sm90a_d%d_q%d_k%d_s%d_c%d_r%d%s%s%s%s_%s_%s",
            spec->element == SPTX_ELEMENT_BF16 ? "bf16" : "f16", spec->head_dim, 64 * spec->consumers,
-           spec->key_tile, spec->stages, spec->consumer_registers, spec->packed ? "_packed" : "",
+           spec->key_tile, spec->stages, spec->ctas, spec->consumer_registers, spec->packed ? "_packed" : "",
            spec->key_runs ? "_runs" : "", spec->merge ? "_merge" : "", spec->ping_pong ? "_pingpong" : "",
            bound_name(spec->lower), bound_name(spec->upper));
 }
@@ -103,9 +128,9 @@ enum sptx_code sptx_hopper_fill_items(const sptx_problem *problem, const sptx_ho
 }
 
 void sptx_hopper_finish_launch(sptx_gpu_launch *launch, const sptx_hopper_params *params, int consumers,
-                               int shared_bytes) {
-  uint32_t items = (uint32_t)params->items;
-  launch->grid[0] = items < SPTX_HOPPER_MAX_CTAS ? items : SPTX_HOPPER_MAX_CTAS;
+                               int ctas, int shared_bytes) {
+  uint32_t items = (uint32_t)params->items, most = SPTX_HOPPER_MULTIPROCESSORS * (uint32_t)ctas;
+  launch->grid[0] = items < most ? items : most;
   launch->grid[1] = launch->grid[2] = 1;
   launch->block = 128 * ((uint32_t)consumers + 1);
   launch->shared_bytes = (uint32_t)shared_bytes;
@@ -153,7 +178,8 @@ static enum sptx_code add_forward_part(sptx_gpu_planner *planner, const sptx_gpu
   launch->maps[2] = sptx_hopper_key_map(planner, piece, part, SPTX_GPU_V, key_rows, repeats);
   launch->maps[3] = sptx_hopper_query_map(planner, piece, part, SPTX_GPU_O, query_rows, repeats);
   launch->map_count = 4;
-  sptx_hopper_finish_launch(launch, &params, spec.consumers, sptx_hopper_forward_layout_of(&spec).total);
+  sptx_hopper_finish_launch(launch, &params, spec.consumers, spec.ctas,
+                            sptx_hopper_forward_layout_of(&spec).total);
   return SPTX_CODE_OK;
 }
 

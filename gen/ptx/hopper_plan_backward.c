@@ -192,7 +192,7 @@ static enum sptx_code add_part(backward_plan *b, const sptx_piece *piece, const 
   sptx_gpu_launch *launch;
   SPTX_TRY(sptx_gpu_add_launch(planner, kernel, &params, sizeof params, &launch, error));
   add_maps(b, piece, part, &spec, launch);
-  sptx_hopper_finish_launch(launch, &params, SPTX_HOPPER_BACKWARD_CONSUMERS, layout.total);
+  sptx_hopper_finish_launch(launch, &params, SPTX_HOPPER_BACKWARD_CONSUMERS, 1, layout.total);
   launch->clear_offset = b->scratch;
   launch->clear_bytes = b->scratch_bytes;
   b->scratch_bytes = 0;

@@ -7,7 +7,7 @@
 #include "gen/ptx/hopper_part.h"
 #include <stddef.h>
 
-#define SPTX_HOPPER_MAX_CTAS 132 /* persistent CTAs: one for each multiprocessor of an H100 or H200 */
+#define SPTX_HOPPER_MULTIPROCESSORS 132 /* of an H100 or H200: as many persistent CTAs, or a multiple */
 
 #define SPTX_HOPPER_PARAM(e, field) sptx_load_param(e, (e)->i32, offsetof(sptx_hopper_params, field))
 #define SPTX_HOPPER_PARAM64(e, field) sptx_load_param(e, (e)->i64, offsetof(sptx_hopper_params, field))

@@ -72,6 +72,7 @@ typedef struct sptx_ptx_schedule {
   int warps;              /* portable: warps of a CTA */
   int consumers;          /* Hopper: consumer warpgroups of a CTA */
   int stages;             /* depth of the load pipeline */
+  int ctas;               /* Hopper: CTAs that share a multiprocessor */
   int producer_registers; /* Hopper: setmaxnreg of the producer and of the consumers */
   int consumer_registers;
   int f32_mode; /* float32 matrix products: 1 = three TF32 products, 2 = plain FFMA, 3 = one TF32 product */
