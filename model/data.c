@@ -8,6 +8,9 @@
 
 static sptx_data_opener *const FORMATS[] = {
     [SPTX_DATA_BYTES] = sptx_data_open_bytes,
+    [SPTX_DATA_CIFAR10] = sptx_data_open_cifar10,
+    [SPTX_DATA_IMAGENET64] = sptx_data_open_imagenet64,
+    [SPTX_DATA_AUDIO] = sptx_data_open_audio,
 };
 
 struct range {

@@ -37,6 +37,7 @@ void sptx_data_map_close(struct sptx_data_map *map);
 /* The formats. On failure nothing is left open. */
 typedef enum sptx_code sptx_data_opener(const sptx_config *config, const struct sptx_data_files *files,
                                         sptx_data_source *source, sptx_error *error);
-sptx_data_opener sptx_data_open_bytes;
+sptx_data_opener sptx_data_open_bytes, sptx_data_open_cifar10, sptx_data_open_imagenet64,
+    sptx_data_open_audio;
 
 #endif

@@ -16,10 +16,9 @@ static const struct type_row {
   const char *name, *descr, *other_descr;
   size_t size;
 } types[] = {
-    [SPTX_NPY_BOOL] = {"bool", "|b1", "|b1", 1},
-    [SPTX_NPY_F32] = {"float32", "<f4", "<f4", 4},
-    [SPTX_NPY_F16] = {"float16", "<f2", "<f2", 2},
-    [SPTX_NPY_BF16] = {"bfloat16", "<u2", "|V2", 2},
+    [SPTX_NPY_BOOL] = {"bool", "|b1", "|b1", 1},   [SPTX_NPY_F32] = {"float32", "<f4", "<f4", 4},
+    [SPTX_NPY_F16] = {"float16", "<f2", "<f2", 2}, [SPTX_NPY_BF16] = {"bfloat16", "<u2", "|V2", 2},
+    [SPTX_NPY_U8] = {"uint8", "|u1", "|u1", 1},
 };
 enum { TYPE_COUNT = sizeof types / sizeof *types };
 
@@ -81,11 +80,11 @@ static enum sptx_code read_type(cursor *c, sptx_npy *npy) {
       npy->type = (enum sptx_npy_type)k;
       return SPTX_CODE_OK;
     }
-  return sptx_fail(
-      c->error, SPTX_CODE_FORMAT,
-      "%s: the element type '%s' is not bool, float32, float16 or bfloat16 (little endian); convert it "
-      "with .astype",
-      c->name, descr);
+  return sptx_fail(c->error, SPTX_CODE_FORMAT,
+                   "%s: the element type '%s' is not bool, uint8, float32, float16 or bfloat16 (little "
+                   "endian); convert it "
+                   "with .astype",
+                   c->name, descr);
 }
 
 static enum sptx_code read_order(cursor *c) {
@@ -187,6 +186,10 @@ static enum sptx_code read_head(const char *dictionary, size_t length, int64_t f
     return sptx_fail(error, SPTX_CODE_FORMAT,
                      "%s: %" PRId64 " bytes of elements, more than the %" PRId64 " that are possible here",
                      name, following, max_bytes);
+  return SPTX_CODE_OK;
+}
+
+static enum sptx_code take_memory(sptx_npy *npy, const char *name, sptx_error *error) {
   npy->data = malloc(npy->bytes ? npy->bytes : 1);
   return npy->data
              ? SPTX_CODE_OK
@@ -202,18 +205,28 @@ static enum sptx_code check_elements(const sptx_npy *npy, const char *name, sptx
   return SPTX_CODE_OK;
 }
 
-enum sptx_code sptx_npy_parse(const void *bytes, size_t size, const char *name, sptx_npy *npy,
-                              sptx_error *error) {
+enum sptx_code sptx_npy_view(const void *bytes, size_t size, const char *name, sptx_npy *npy,
+                             sptx_error *error) {
   *npy = (sptx_npy){0};
   size_t begin = 0, length = 0;
   SPTX_TRY(read_prefix(bytes, size, name, &begin, &length, error));
   if (size - begin < length)
     return sptx_fail(error, SPTX_CODE_FORMAT, "%s: the file ends in its head", name);
   const char *dictionary = (const char *)bytes + begin;
-  enum sptx_code code =
-      read_head(dictionary, length, (int64_t)(size - begin - length), INT64_MAX, name, npy, error);
+  SPTX_TRY(read_head(dictionary, length, (int64_t)(size - begin - length), INT64_MAX, name, npy, error));
+  npy->data = (void *)(dictionary + length);
+  return SPTX_CODE_OK;
+}
+
+enum sptx_code sptx_npy_parse(const void *bytes, size_t size, const char *name, sptx_npy *npy,
+                              sptx_error *error) {
+  sptx_npy view;
+  *npy = (sptx_npy){0};
+  SPTX_TRY(sptx_npy_view(bytes, size, name, &view, error));
+  *npy = view;
+  enum sptx_code code = take_memory(npy, name, error);
   if (code == SPTX_CODE_OK) {
-    memcpy(npy->data, dictionary + length, npy->bytes);
+    memcpy(npy->data, view.data, npy->bytes);
     code = check_elements(npy, name, error);
   }
   if (code != SPTX_CODE_OK)
@@ -230,6 +243,7 @@ static enum sptx_code read_stream(FILE *file, int64_t size, int64_t max_bytes, c
   if (fseek(file, (long)begin, SEEK_SET) != 0 || fread(dictionary, 1, length, file) != length)
     return sptx_fail(error, SPTX_CODE_FORMAT, "%s: the file ends in its head", name);
   SPTX_TRY(read_head(dictionary, length, size - (int64_t)(begin + length), max_bytes, name, npy, error));
+  SPTX_TRY(take_memory(npy, name, error));
   if (fread(npy->data, 1, npy->bytes, file) != npy->bytes)
     return sptx_fail(error, SPTX_CODE_IO, "%s: cannot read: %s", name, strerror(errno));
   return check_elements(npy, name, error);

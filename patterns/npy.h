@@ -1,6 +1,6 @@
-/* NumPy's .npy files: bool, float32, float16 and bfloat16 arrays of any rank, C order, little endian. Reading
- * checks every size against the file before anything is allocated; writing leaves either the whole file or
- * none. */
+/* NumPy's .npy files: bool, uint8, float32, float16 and bfloat16 arrays of any rank, C order, little endian.
+ * Reading checks every size against the file before anything is allocated; writing leaves either the whole
+ * file or none. */
 #ifndef SPTX_PATTERNS_NPY_H
 #define SPTX_PATTERNS_NPY_H
 
@@ -16,6 +16,7 @@ enum sptx_npy_type {
   SPTX_NPY_F32,  /* "<f4" */
   SPTX_NPY_F16,  /* "<f2" */
   SPTX_NPY_BF16, /* "<u2" or "|V2", which is how NumPy stores bfloat16; written as "<u2" */
+  SPTX_NPY_U8,   /* "|u1" */
 };
 
 typedef struct sptx_npy {
@@ -35,6 +36,10 @@ enum sptx_code sptx_npy_read(const char *path, int64_t max_bytes, sptx_npy *npy,
 enum sptx_code sptx_npy_parse(const void *bytes, size_t size, const char *name, sptx_npy *npy,
                               sptx_error *error);
 void sptx_npy_clear(sptx_npy *npy);
+/* The same without a copy, for mapped files: data points into bytes, which stay the caller's; not to be
+ * cleared. Elements are not looked at. */
+enum sptx_code sptx_npy_view(const void *bytes, size_t size, const char *name, sptx_npy *npy,
+                             sptx_error *error);
 
 size_t sptx_npy_element_size(enum sptx_npy_type type);
 const char *sptx_npy_type_name(enum sptx_npy_type type); /* "float32"; static */

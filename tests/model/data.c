@@ -1,10 +1,8 @@
-/* Data sets: which files, which part, which windows; every format is held against values computed here. */
-#include "model/data.h"
+/* Data sets: which files, which part, which windows. */
+#include "tests/model/data_case.h"
 #include "tests/model/files.h"
 
 #include <criterion/criterion.h>
-#include <criterion/new/assert.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -12,36 +10,6 @@ static void create_folder(void) {
   test_folder_create();
 }
 TestSuite(model_data, .init = create_folder, .fini = test_folder_remove);
-
-static sptx_config config_of(const char *data, int64_t length) {
-  sptx_config config = {.length = length};
-  snprintf(config.data, sizeof config.data, "%s", data);
-  return config;
-}
-
-static sptx_data *open_data(const sptx_config *config) {
-  sptx_error error = {0};
-  sptx_data *data = NULL;
-  enum sptx_code code = sptx_data_open(config, &data, &error);
-  cr_assert_eq(code, SPTX_CODE_OK, "%s", error.message);
-  return data;
-}
-
-static void expect_refusal(const sptx_config *config, enum sptx_code expected, const char *words) {
-  sptx_error error = {0};
-  sptx_data *data = (sptx_data *)config;
-  enum sptx_code code = sptx_data_open(config, &data, &error);
-  cr_expect_eq(code, expected, "code %d: %s", code, error.message);
-  cr_expect_null(data);
-  cr_expect_not_null(strstr(error.message, words), "'%s' is not in: %s", words, error.message);
-}
-
-static void batch(const sptx_data *data, enum sptx_data_part part, uint64_t seed, int64_t first,
-                  int64_t count, uint8_t *tokens) {
-  sptx_error error = {0};
-  enum sptx_code code = sptx_data_batch(data, part, seed, first, count, tokens, &error);
-  cr_assert_eq(code, SPTX_CODE_OK, "%s", error.message);
-}
 
 /* Byte k of the file is k, so a window shows where it was taken. */
 static const char *write_counting(const char *name, int first, int count) {
@@ -53,14 +21,14 @@ static const char *write_counting(const char *name, int first, int count) {
 
 Test(model_data, an_epoch_covers_every_byte) {
   enum { SIZE = 200, LENGTH = 27, ITEMS = 8 };
-  sptx_config config = config_of(write_counting("text", 0, SIZE), LENGTH);
-  sptx_data *data = open_data(&config);
+  sptx_config config = data_config(write_counting("text", 0, SIZE), SPTX_DATA_BYTES, LENGTH);
+  sptx_data *data = data_open(&config);
   cr_assert_eq(sptx_data_items(data, SPTX_DATA_TRAIN), ITEMS);
   uint8_t tokens[3][ITEMS * LENGTH];
   for (int epoch = 0; epoch < 3; epoch++) {
     int seen[SIZE] = {0};
     memset(tokens[epoch], 0xee, sizeof tokens[epoch]);
-    batch(data, SPTX_DATA_TRAIN, 7, epoch * ITEMS, ITEMS, tokens[epoch]);
+    data_batch(data, SPTX_DATA_TRAIN, 7, epoch * ITEMS, ITEMS, tokens[epoch]);
     for (int k = 0; k < ITEMS * LENGTH; k++) {
       seen[tokens[epoch][k]]++;
       cr_expect(k % LENGTH == 0 || tokens[epoch][k] == (tokens[epoch][k - 1] + 1) % SIZE);
@@ -78,15 +46,15 @@ Test(model_data, an_epoch_covers_every_byte) {
 
 Test(model_data, rows_depend_on_seed_and_index_only) {
   enum { LENGTH = 13, ROWS = 40 };
-  sptx_config config = config_of(write_counting("text", 0, 180), LENGTH);
-  sptx_data *data = open_data(&config), *again = open_data(&config);
+  sptx_config config = data_config(write_counting("text", 0, 180), SPTX_DATA_BYTES, LENGTH);
+  sptx_data *data = data_open(&config), *again = data_open(&config);
   uint8_t all[ROWS * LENGTH], one[LENGTH], other[ROWS * LENGTH];
-  batch(data, SPTX_DATA_TRAIN, 3, 0, ROWS, all);
+  data_batch(data, SPTX_DATA_TRAIN, 3, 0, ROWS, all);
   for (int row = ROWS - 1; row >= 0; row--) {
-    batch(again, SPTX_DATA_TRAIN, 3, row, 1, one);
+    data_batch(again, SPTX_DATA_TRAIN, 3, row, 1, one);
     cr_expect_arr_eq(one, all + row * LENGTH, LENGTH);
   }
-  batch(data, SPTX_DATA_TRAIN, 4, 0, ROWS, other);
+  data_batch(data, SPTX_DATA_TRAIN, 4, 0, ROWS, other);
   cr_expect_neq(memcmp(all, other, sizeof all), 0, "two seeds are alike");
   sptx_data_close(data);
   sptx_data_close(again);
@@ -94,17 +62,17 @@ Test(model_data, rows_depend_on_seed_and_index_only) {
 
 Test(model_data, parts_follow_each_other) {
   enum { LENGTH = 10 };
-  sptx_config config = config_of(write_counting("text", 0, 200), LENGTH);
+  sptx_config config = data_config(write_counting("text", 0, 200), SPTX_DATA_BYTES, LENGTH);
   config.train_items = 120;
   config.validation_items = 45;
-  sptx_data *data = open_data(&config);
+  sptx_data *data = data_open(&config);
   uint8_t tokens[35], sequences[5 * LENGTH];
   sptx_error error;
   cr_expect_eq(sptx_data_positions(data, SPTX_DATA_TRAIN), 120);
   cr_expect_eq(sptx_data_positions(data, SPTX_DATA_TEST), 35);
   cr_expect_eq(sptx_data_positions(data, SPTX_DATA_WHOLE), 200);
   cr_expect_eq(sptx_data_items(data, SPTX_DATA_VALIDATION), 4);
-  batch(data, SPTX_DATA_VALIDATION, 1, 0, 5, sequences);
+  data_batch(data, SPTX_DATA_VALIDATION, 1, 0, 5, sequences);
   for (int k = 0; k < 5 * LENGTH; k++)
     cr_expect_eq(sequences[k], 120 + k % (4 * LENGTH), "in order, then from the start again");
   cr_assert_eq(sptx_data_read(data, SPTX_DATA_TEST, 0, 35, tokens, &error), SPTX_CODE_OK);
@@ -113,7 +81,7 @@ Test(model_data, parts_follow_each_other) {
   cr_expect_eq(sptx_data_read(data, SPTX_DATA_TEST, 1, 35, tokens, &error), SPTX_CODE_INVALID_ARGUMENT);
   cr_expect_eq(sptx_data_read(data, SPTX_DATA_TEST, -1, 2, tokens, &error), SPTX_CODE_INVALID_ARGUMENT);
   cr_expect_eq(sptx_data_read(data, SPTX_DATA_TEST, 35, 0, tokens, &error), SPTX_CODE_OK);
-  batch(data, SPTX_DATA_TRAIN, 5, 0, 5, sequences);
+  data_batch(data, SPTX_DATA_TRAIN, 5, 0, 5, sequences);
   for (int k = 0; k < 5 * LENGTH; k++)
     cr_expect(sequences[k] < 120, "byte %d is not of the training part", sequences[k]);
   sptx_data_close(data);
@@ -122,8 +90,8 @@ Test(model_data, parts_follow_each_other) {
 Test(model_data, enwik8_is_split_as_usual) {
   const char *path = test_write("enwik8", "", 0);
   cr_assert_eq(truncate(path, 100000000), 0);
-  sptx_config config = config_of(path, 12288);
-  sptx_data *data = open_data(&config);
+  sptx_config config = data_config(path, SPTX_DATA_BYTES, 12288);
+  sptx_data *data = data_open(&config);
   cr_expect_eq(sptx_data_positions(data, SPTX_DATA_TRAIN), 90000000);
   cr_expect_eq(sptx_data_positions(data, SPTX_DATA_VALIDATION), 5000000);
   cr_expect_eq(sptx_data_positions(data, SPTX_DATA_TEST), 5000000);
@@ -132,8 +100,8 @@ Test(model_data, enwik8_is_split_as_usual) {
 }
 
 static void expect_whole(const char *path, const char *text) {
-  sptx_config config = config_of(path, 4);
-  sptx_data *data = open_data(&config);
+  sptx_config config = data_config(path, SPTX_DATA_BYTES, 4);
+  sptx_data *data = data_open(&config);
   sptx_error error;
   uint8_t tokens[64] = {0};
   int64_t size = (int64_t)strlen(text);
@@ -164,24 +132,24 @@ Test(model_data, files_come_in_the_order_of_their_paths) {
 }
 
 Test(model_data, what_cannot_be_read_is_named) {
-  sptx_config config = config_of("", 4);
-  expect_refusal(&config, SPTX_CODE_INVALID_ARGUMENT, "data is not set");
-  config = config_of(test_path("nowhere"), 4);
-  expect_refusal(&config, SPTX_CODE_IO, "nowhere");
+  sptx_config config = data_config("", SPTX_DATA_BYTES, 4);
+  data_expect_refusal(&config, SPTX_CODE_INVALID_ARGUMENT, "data is not set");
+  config = data_config(test_path("nowhere"), SPTX_DATA_BYTES, 4);
+  data_expect_refusal(&config, SPTX_CODE_IO, "nowhere");
   test_write("empty/.hidden", "", 0);
-  config = config_of(test_path("empty"), 4);
-  expect_refusal(&config, SPTX_CODE_IO, "no file in the folder");
-  config = config_of("/dev/null", 4);
-  expect_refusal(&config, SPTX_CODE_IO, "not a regular file");
-  config = config_of(write_counting("text", 0, 20), 4);
+  config = data_config(test_path("empty"), SPTX_DATA_BYTES, 4);
+  data_expect_refusal(&config, SPTX_CODE_IO, "no file in the folder");
+  config = data_config("/dev/null", SPTX_DATA_BYTES, 4);
+  data_expect_refusal(&config, SPTX_CODE_IO, "not a regular file");
+  config = data_config(write_counting("text", 0, 20), SPTX_DATA_BYTES, 4);
   config.train_items = 21;
-  expect_refusal(&config, SPTX_CODE_INVALID_ARGUMENT, "more than the 20");
+  data_expect_refusal(&config, SPTX_CODE_INVALID_ARGUMENT, "more than the 20");
   config.train_items = 15;
   config.validation_items = 6;
-  expect_refusal(&config, SPTX_CODE_INVALID_ARGUMENT, "validation_items 6");
+  data_expect_refusal(&config, SPTX_CODE_INVALID_ARGUMENT, "validation_items 6");
   config.train_items = 3;
   config.validation_items = 0;
-  sptx_data *data = open_data(&config);
+  sptx_data *data = data_open(&config);
   sptx_error error = {0};
   uint8_t tokens[4];
   cr_expect_eq(sptx_data_items(data, SPTX_DATA_TRAIN), 0);
