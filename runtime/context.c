@@ -25,7 +25,7 @@ SAME(NO_DEVICE);
 SAME(DEVICE);
 SAME(DEVICE_MEMORY);
 
-const sptx_device_kind *const sptx_device_kinds[] = {&sptx_cpu_device, NULL};
+const sptx_device_kind *const sptx_device_kinds[] = {&sptx_cpu_device, &sptx_cuda_kind, NULL};
 
 const char *sptx_version(void) {
   return SPTX_VERSION;

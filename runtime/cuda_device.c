@@ -323,6 +323,33 @@ enum sptx_code sptx_cuda_program_run(const sptx_cuda_device *device, const sptx_
   return code;
 }
 
+enum sptx_code sptx_cuda_stream_create(const sptx_cuda_device *device, sptx_cu_stream *stream,
+                                       sptx_error *error) {
+  *stream = NULL;
+  SPTX_TRY(enter(device, error));
+  enum sptx_code code =
+      sptx_cuda_check(device->driver, device->driver->StreamCreate(stream, 0), "cuStreamCreate", error);
+  leave(device);
+  return code;
+}
+
+void sptx_cuda_stream_destroy(const sptx_cuda_device *device, sptx_cu_stream stream) {
+  sptx_error ignored;
+  if (stream && enter(device, &ignored) == SPTX_CODE_OK) {
+    device->driver->StreamDestroy(stream);
+    leave(device);
+  }
+}
+
+enum sptx_code sptx_cuda_stream_synchronize(const sptx_cuda_device *device, sptx_cu_stream stream,
+                                            sptx_error *error) {
+  SPTX_TRY(enter(device, error));
+  enum sptx_code code = sptx_cuda_check(device->driver, device->driver->StreamSynchronize(stream),
+                                        "cuStreamSynchronize", error);
+  leave(device);
+  return code;
+}
+
 enum sptx_code sptx_cuda_alloc(const sptx_cuda_device *device, size_t bytes, sptx_cu_pointer *pointer,
                                sptx_error *error) {
   SPTX_TRY(enter(device, error));

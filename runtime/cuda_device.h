@@ -47,6 +47,13 @@ void sptx_cuda_program_unload(const sptx_cuda_device *device, sptx_cuda_program 
 enum sptx_code sptx_cuda_program_run(const sptx_cuda_device *device, const sptx_cuda_program *program,
                                      const sptx_gpu_args *args, sptx_cu_stream stream, sptx_error *error);
 
+/* Streams for tests and tools. synchronize waits for what is enqueued, and reports its failures. */
+enum sptx_code sptx_cuda_stream_create(const sptx_cuda_device *device, sptx_cu_stream *stream,
+                                       sptx_error *error);
+void sptx_cuda_stream_destroy(const sptx_cuda_device *device, sptx_cu_stream stream); /* NULL is allowed */
+enum sptx_code sptx_cuda_stream_synchronize(const sptx_cuda_device *device, sptx_cu_stream stream,
+                                            sptx_error *error);
+
 /* Device memory for tests, tools and tables. */
 enum sptx_code sptx_cuda_alloc(const sptx_cuda_device *device, size_t bytes, sptx_cu_pointer *pointer,
                                sptx_error *error);

@@ -19,6 +19,8 @@ typedef struct CUstream_st *sptx_cu_stream;
 typedef struct CUevent_st *sptx_cu_event;
 typedef struct CUlinkState_st *sptx_cu_link;
 typedef struct CUmemPoolHandle_st *sptx_cu_pool;
+typedef struct CUgraph_st *sptx_cu_graph;
+typedef struct CUgraphExec_st *sptx_cu_executable;
 struct CUtensorMap_st;
 struct CUmemPoolProps_st;
 
@@ -65,6 +67,13 @@ struct CUmemPoolProps_st;
   X(StreamCreate, "cuStreamCreate", (sptx_cu_stream *, unsigned int))                                        \
   X(StreamDestroy, "cuStreamDestroy_v2", (sptx_cu_stream))                                                   \
   X(StreamSynchronize, "cuStreamSynchronize", (sptx_cu_stream))                                              \
+  X(StreamBeginCapture, "cuStreamBeginCapture_v2", (sptx_cu_stream, unsigned int))                           \
+  X(StreamEndCapture, "cuStreamEndCapture", (sptx_cu_stream, sptx_cu_graph *))                               \
+  X(GraphInstantiate, "cuGraphInstantiateWithFlags",                                                         \
+    (sptx_cu_executable *, sptx_cu_graph, unsigned long long))                                               \
+  X(GraphLaunch, "cuGraphLaunch", (sptx_cu_executable, sptx_cu_stream))                                      \
+  X(GraphExecDestroy, "cuGraphExecDestroy", (sptx_cu_executable))                                            \
+  X(GraphDestroy, "cuGraphDestroy", (sptx_cu_graph))                                                         \
   X(EventCreate, "cuEventCreate", (sptx_cu_event *, unsigned int))                                           \
   X(EventDestroy, "cuEventDestroy_v2", (sptx_cu_event))                                                      \
   X(EventRecord, "cuEventRecord", (sptx_cu_event, sptx_cu_stream))                                           \

@@ -59,6 +59,6 @@ typedef struct sptx_device_kind {
 
 /* Every kind of device that this build knows, ended by a NULL. */
 extern const sptx_device_kind *const sptx_device_kinds[];
-extern const sptx_device_kind sptx_cpu_device;
+extern const sptx_device_kind sptx_cpu_device, sptx_cuda_kind;
 
 #endif
