@@ -398,3 +398,7 @@ const char *sptx_pattern_step_name(const sptx_pattern *pattern, size_t step) {
 size_t sptx_pattern_layer_step(const sptx_pattern *pattern, int64_t layer) {
   return pattern->interleaved ? (size_t)pattern->order[sptx_floor_mod(layer, pattern->order_count)] : 0;
 }
+
+size_t sptx_pattern_layer_period(const sptx_pattern *pattern) {
+  return pattern->interleaved ? (size_t)pattern->order_count : 1;
+}

@@ -30,6 +30,8 @@ sptx_pattern_step_count(const sptx_pattern *pattern); /* kernels' worth of steps
 const char *sptx_pattern_step_name(const sptx_pattern *pattern,
                                    size_t step); /* "" for `attend`, `heads`, merge */
 size_t sptx_pattern_layer_step(const sptx_pattern *pattern, int64_t layer); /* the step that layer runs */
+size_t
+sptx_pattern_layer_period(const sptx_pattern *pattern); /* layers after which the steps' order repeats */
 
 /* What each head attends to, for one step and shape. Heads with equal sets share a class. */
 typedef struct sptx_instance {

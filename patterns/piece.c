@@ -66,8 +66,7 @@ void sptx_view_inner_range(const sptx_view *view, int64_t shared, int64_t first,
   *end = max64(*begin, inner_below(view, last - offset));
 }
 
-/* The inverse of sptx_view_position; false where the view leaves the position out. */
-static bool view_locate(const sptx_view *view, int64_t position, int64_t *shared, int64_t *inner) {
+bool sptx_view_locate(const sptx_view *view, int64_t position, int64_t *shared, int64_t *inner) {
   int64_t shared_digit[SPTX_MAX_DIGITS] = {0}, inner_digit[SPTX_MAX_DIGITS] = {0};
   int64_t rest = position - view->base;
   int s = 0, k = 0;
@@ -108,8 +107,8 @@ static bool tiles_contain(const sptx_tile_list *tiles, int64_t x, int64_t y) {
 
 bool sptx_piece_contains(const sptx_piece *piece, int64_t n_q, int64_t n_k, int64_t i, int64_t j) {
   int64_t query_shared, key_shared, x, y, position = n_k - n_q + i;
-  if (!view_locate(&piece->query, position, &query_shared, &x) ||
-      !view_locate(&piece->key, j, &key_shared, &y) || query_shared != key_shared)
+  if (!sptx_view_locate(&piece->query, position, &query_shared, &x) ||
+      !sptx_view_locate(&piece->key, j, &key_shared, &y) || query_shared != key_shared)
     return false;
   if (piece->kind == SPTX_PIECE_TILES)
     return tiles_contain(&piece->tiles, x, y);

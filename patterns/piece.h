@@ -97,4 +97,12 @@ typedef struct sptx_tile_counts {
 enum sptx_code sptx_piece_count_tiles(const sptx_piece *piece, int64_t n_q, int64_t n_k, int64_t query_tile,
                                       int64_t key_tile, sptx_tile_counts *counts, sptx_error *error);
 
+/* How many of the n_q queries have no key in any piece of the list. O(n) time and n_q bits of memory, but
+ * rows of a predicated piece that no other piece covers are searched for a key. */
+enum sptx_code sptx_piece_list_empty_rows(const sptx_piece_list *list, int64_t n_q, int64_t n_k,
+                                          int64_t *count, sptx_error *error);
+/* Where a position stands in a view: the inverse of sptx_view_position; false where the view leaves it out.
+ */
+bool sptx_view_locate(const sptx_view *view, int64_t position, int64_t *shared, int64_t *inner);
+
 #endif

@@ -92,6 +92,15 @@ bool sptx_set_equal(const sptx_set *a, const sptx_set *b) {
   return true;
 }
 
+size_t sptx_set_bytes(const sptx_set *set) {
+  size_t bytes;
+  buffer_of(set, &bytes);
+  bytes += sizeof *set + (size_t)set->child_count * sizeof *set->children;
+  for (int k = 0; k < set->child_count; k++)
+    bytes += sptx_set_bytes(set->children[k]);
+  return bytes;
+}
+
 void sptx_set_free(sptx_set *set) {
   if (!set)
     return;

@@ -87,7 +87,8 @@ enum sptx_code sptx_set_contains(const sptx_set *set, int64_t n, int64_t i, int6
                                  sptx_error *error);
 enum sptx_code sptx_set_copy(const sptx_set *set, sptx_set **copy, sptx_error *error);
 bool sptx_set_equal(const sptx_set *a, const sptx_set *b); /* structural */
-void sptx_set_free(sptx_set *set);                         /* NULL is allowed */
+size_t sptx_set_bytes(const sptx_set *set); /* memory of the set and all it owns, but `where` */
+void sptx_set_free(sptx_set *set);          /* NULL is allowed */
 /* Writes the set as YAML that resolves to an equal set, indented by indent spaces from the second line on. */
 void sptx_set_print(const sptx_set *set, int indent, FILE *stream);
 
