@@ -47,12 +47,13 @@ static enum sptx_code schedule(sptx_unit *u, sptx_error *error) {
   return sptx_x86_plan_create(u->problem, u->pass, u->lists, u->class_of_head, &x86, &u->x86, error);
 }
 
-/* build: requires a plan; guarantees a valid module with one function for each distinct kernel of it. */
+/* build: requires a plan; guarantees a valid module with one function for each distinct kernel of it, or for
+ * the one kernel asked for. */
 static enum sptx_code build(sptx_unit *u, sptx_error *error) {
   u->context = sptx_llvm_context_create(&u->diagnostic);
   if (u->gpu)
     return sptx_gpu_plan_build(u->gpu, u->context, &u->module, error);
-  return sptx_x86_plan_build(u->x86, u->context, &u->module, error);
+  return sptx_x86_plan_build(u->x86, u->symbol, u->context, &u->module, error);
 }
 
 /* optimise: requires a valid module; guarantees the same functions, faster. PTX is optimised as it is

@@ -43,6 +43,7 @@ typedef struct sptx_unit {
   const int *class_of_head;
   enum sptx_pass pass;
   const sptx_target *target;
+  const char *symbol;   /* x86: of the one kernel to build, or NULL for all of the plan's */
   const void *schedule; /* sptx_x86_schedule or sptx_ptx_schedule of the target's family, or NULL: defaults */
 
   enum sptx_stage done;

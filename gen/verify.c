@@ -3,6 +3,7 @@
 
 #include "gen/machine.h"
 #include <inttypes.h>
+#include <string.h>
 
 /* Rows looked at: all of them up to this n, else so many keys in all, spread over the rows. */
 enum { ALL_ROWS_LIMIT = 256, KEYS_LIMIT = 1 << 16 };
@@ -97,6 +98,8 @@ static const char *symbol_of(const sptx_unit *unit, int launch) {
 enum sptx_code sptx_verify_module(const sptx_unit *unit, sptx_error *error) {
   SPTX_TRY(sptx_llvm_verify(unit->module, unit->done == SPTX_STAGE_BUILD ? "optimise" : "build", error));
   for (int i = 0; i < launch_count(unit); i++) {
+    if (unit->symbol && strcmp(unit->symbol, symbol_of(unit, i)) != 0)
+      continue;
     LLVMValueRef kernel = LLVMGetNamedFunction(unit->module, symbol_of(unit, i));
     if (!kernel || LLVMIsDeclaration(kernel))
       return sptx_fail(error, SPTX_CODE_COMPILE, "the module lacks the kernel '%s' of launch %d",

@@ -1,14 +1,11 @@
-/* The device "cpu": compiles the x86 plan of each pass, or takes it from the code cache, and runs its
- * launches as OpenMP loops. */
+/* The device "cpu": plans each pass, gets its kernels (runtime/cpu_code.c), and runs the plan's launches as
+ * OpenMP loops. */
 #include "gen/compile.h"
 #include "gen/problem.h"
-#include "runtime/cache.h"
+#include "runtime/cpu_code.h"
 #include "runtime/device.h"
-#include "runtime/jit.h"
 #include "runtime/pool.h"
 #include <cpuid.h>
-#include <llvm-c/BitWriter.h>
-#include <llvm-c/Core.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,15 +15,14 @@ enum { PASSES = 3, LINE = 64 };
 
 /* One attention pass, ready to run. */
 typedef struct cpu_pass {
-  sptx_x86_plan *plan; /* NULL: not prepared */
-  sptx_jit *jit;
+  sptx_x86_plan *plan;      /* NULL: not prepared */
   sptx_x86_kernel *kernels; /* one for each launch */
   size_t scratch_bytes;     /* of each thread: the most that a launch wants */
-  bool compiled;            /* by LLVM, now, rather than read from the cache */
 } cpu_pass;
 
 typedef struct cpu_attention {
   cpu_pass passes[PASSES];
+  sptx_cpu_code code;
   size_t lse_bytes; /* of forward's log-sum-exp, lent when the caller wants none */
   float scale, soft_cap;
   float *alibi_slopes;
@@ -46,49 +42,6 @@ static void close_cpu(void *device) {
   (void)device;
 }
 
-/* Everything that determines the object: the IR, which names the CPU's features, and who compiles it. */
-static sptx_cache_key key_of(LLVMModuleRef module) {
-  unsigned llvm[3];
-  LLVMGetVersion(&llvm[0], &llvm[1], &llvm[2]);
-  sptx_cache_key key = {0};
-  sptx_cache_key_add(&key, SPTX_VERSION, sizeof SPTX_VERSION);
-  sptx_cache_key_add(&key, llvm, sizeof llvm);
-  LLVMMemoryBufferRef bitcode = LLVMWriteBitcodeToMemoryBuffer(module);
-  sptx_cache_key_add(&key, LLVMGetBufferStart(bitcode), LLVMGetBufferSize(bitcode));
-  LLVMDisposeMemoryBuffer(bitcode);
-  return key;
-}
-
-/* Links the object and looks up the kernel of each launch. */
-static enum sptx_code link_kernels(cpu_pass *pass, const char *object, size_t size, sptx_error *error) {
-  SPTX_TRY(sptx_jit_load(object, size, &pass->jit, error));
-  for (int i = 0; i < pass->plan->launch_count; i++) {
-    void *address;
-    SPTX_TRY(sptx_jit_lookup(pass->jit, pass->plan->launches[i].symbol, &address, error));
-    memcpy(&pass->kernels[i], &address, sizeof address); /* ISO C has no such cast */
-  }
-  return SPTX_CODE_OK;
-}
-
-/* The object of a unit that is built: from the cache, or compiled and put there. */
-static enum sptx_code load_object(cpu_pass *pass, sptx_unit *unit, const sptx_cache *cache,
-                                  sptx_error *error) {
-  sptx_cache_key key = key_of(unit->module);
-  size_t size;
-  char *object = sptx_cache_load(cache, key, "o", &size);
-  enum sptx_code code = object ? link_kernels(pass, object, size, error) : SPTX_CODE_COMPILE;
-  free(object);
-  if (code == SPTX_CODE_OK)
-    return code;
-  sptx_jit_free(pass->jit); /* an object that does not link is one more kind of damage */
-  pass->jit = NULL;
-  pass->compiled = true;
-  SPTX_TRY(sptx_compile_unit(unit, SPTX_STAGE_EMIT, error));
-  SPTX_TRY(link_kernels(pass, unit->code, unit->code_bytes, error));
-  sptx_cache_store(cache, key, "o", unit->code, unit->code_bytes);
-  return SPTX_CODE_OK;
-}
-
 static size_t most_scratch(const sptx_x86_plan *plan) {
   size_t most = 0;
   for (int i = 0; i < plan->launch_count; i++)
@@ -97,31 +50,18 @@ static size_t most_scratch(const sptx_x86_plan *plan) {
   return most;
 }
 
-static enum sptx_code prepare(cpu_pass *pass, const sptx_request *request, enum sptx_pass which,
-                              sptx_error *error) {
-  const sptx_x86_schedule *schedule = request->schedules[which];
-  sptx_unit unit = {.problem = &request->problem,
-                    .lists = request->lists,
-                    .class_of_head = request->class_of_head,
-                    .pass = which,
-                    .target = sptx_target_of_isa(schedule ? schedule->isa : sptx_x86_host_isa()),
-                    .schedule = schedule};
-  enum sptx_code code = sptx_compile_unit(&unit, SPTX_STAGE_BUILD, error);
-  pass->plan = unit.x86;
-  if (code != SPTX_CODE_OK)
-    goto done;
+/* Looks up the kernel of each launch. */
+static enum sptx_code find_kernels(cpu_pass *pass, const sptx_cpu_code *code, sptx_error *error) {
   pass->kernels = calloc((size_t)pass->plan->launch_count + 1, sizeof *pass->kernels);
+  if (!pass->kernels)
+    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "not enough memory for a plan's kernels");
+  for (int i = 0; i < pass->plan->launch_count; i++)
+    SPTX_TRY(sptx_cpu_code_find(code, pass->plan->launches[i].symbol, &pass->kernels[i], error));
   pass->scratch_bytes = most_scratch(pass->plan);
-  code = pass->kernels ? load_object(pass, &unit, request->cache, error)
-                       : sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "not enough memory for a plan's kernels");
-done:
-  unit.x86 = NULL; /* it is the pass's now */
-  sptx_unit_clear(&unit);
-  return code;
+  return SPTX_CODE_OK;
 }
 
 static void clear_pass(cpu_pass *pass) {
-  sptx_jit_free(pass->jit);
   sptx_x86_plan_free(pass->plan);
   free(pass->kernels);
 }
@@ -130,25 +70,39 @@ static void destroy(void *attention) {
   cpu_attention *cpu = attention;
   for (int which = 0; which < PASSES; which++)
     clear_pass(&cpu->passes[which]);
+  sptx_cpu_code_clear(&cpu->code);
   sptx_pool_clear(&cpu->pool);
   free(cpu->alibi_slopes);
   free(cpu);
 }
 
-/* Prepares the wanted passes at once: LLVM takes most of the time and works in each alone. */
+static sptx_unit unit_of(const sptx_request *request, enum sptx_pass which) {
+  const sptx_x86_schedule *schedule = request->schedules[which];
+  return (sptx_unit){.problem = &request->problem,
+                     .lists = request->lists,
+                     .class_of_head = request->class_of_head,
+                     .pass = which,
+                     .target = sptx_target_of_isa(schedule ? schedule->isa : sptx_x86_host_isa()),
+                     .schedule = schedule};
+}
+
+/* Plans the wanted passes, then gets the kernels of all of them at once. */
 static enum sptx_code prepare_passes(cpu_attention *cpu, const sptx_request *request, sptx_error *error) {
   const bool wanted[PASSES] = {true, request->backward, request->decode};
-  enum sptx_code codes[PASSES] = {SPTX_CODE_OK, SPTX_CODE_OK, SPTX_CODE_OK};
-  sptx_error errors[PASSES];
-#pragma omp parallel for num_threads(request->threads < PASSES ? request->threads : PASSES)                  \
-    schedule(dynamic, 1)
-  for (int which = 0; which < PASSES; which++)
+  sptx_unit units[PASSES];
+  enum sptx_code code = SPTX_CODE_OK;
+  for (int which = 0; which < PASSES; which++) {
+    units[which] = unit_of(request, (enum sptx_pass)which);
+    if (wanted[which] && code == SPTX_CODE_OK)
+      code = sptx_compile_unit(&units[which], SPTX_STAGE_SCHEDULE, error);
+    cpu->passes[which].plan = units[which].x86;
+  }
+  if (code == SPTX_CODE_OK)
+    code = sptx_cpu_code_load(units, PASSES, request->cache, request->threads, &cpu->code, error);
+  for (int which = 0; which < PASSES && code == SPTX_CODE_OK; which++)
     if (wanted[which])
-      codes[which] = prepare(&cpu->passes[which], request, (enum sptx_pass)which, &errors[which]);
-  for (int which = 0; which < PASSES; which++)
-    if (codes[which] != SPTX_CODE_OK)
-      return sptx_fail(error, codes[which], "%s", errors[which].message);
-  return SPTX_CODE_OK;
+      code = find_kernels(&cpu->passes[which], &cpu->code, error);
+  return code;
 }
 
 static enum sptx_code create(void *device, const sptx_request *request, void **attention, sptx_error *error) {
@@ -240,13 +194,11 @@ static void info(void *attention, sptx_attention_info *info) {
   const cpu_attention *cpu = attention;
   info->useful_pairs = cpu->passes[SPTX_PASS_FORWARD].plan->useful_pairs;
   info->computed_pairs = cpu->passes[SPTX_PASS_FORWARD].plan->computed_pairs;
-  info->cache_hit = 1;
+  info->cache_hit = !cpu->code.compiled;
   for (int which = 0; which < PASSES; which++) {
     const cpu_pass *pass = &cpu->passes[which];
     if (pass->plan && pass->plan->workspace_bytes > info->workspace_bytes)
       info->workspace_bytes = pass->plan->workspace_bytes;
-    if (pass->compiled)
-      info->cache_hit = 0;
   }
 }
 

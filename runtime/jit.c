@@ -1,4 +1,4 @@
-/* Loading objects with ORC; see jit.h. One LLJIT for each object: unloading is then freeing. */
+/* Loading objects with ORC; see jit.h. One LLJIT for each sptx_jit: unloading is then freeing. */
 #include "runtime/jit.h"
 
 #include "gen/machine.h"
@@ -23,21 +23,32 @@ static void drop_report(void *unused, LLVMErrorRef failure) {
   LLVMConsumeError(failure);
 }
 
-static enum sptx_code load(LLVMOrcLLJITRef lljit, const char *object, size_t size, sptx_error *error) {
-  LLVMOrcExecutionSessionSetErrorReporter(LLVMOrcLLJITGetExecutionSession(lljit), drop_report, NULL);
-  LLVMMemoryBufferRef buffer = LLVMCreateMemoryBufferWithMemoryRangeCopy(object, size, "sptx");
-  LLVMErrorRef failure = LLVMOrcLLJITAddObjectFile(lljit, LLVMOrcLLJITGetMainJITDylib(lljit), buffer);
-  return failure ? take_error(failure, "the JIT refused an object", error) : SPTX_CODE_OK;
-}
-
-enum sptx_code sptx_jit_load(const char *object, size_t size, sptx_jit **jit, sptx_error *error) {
+enum sptx_code sptx_jit_create(sptx_jit **jit, sptx_error *error) {
   *jit = calloc(1, sizeof **jit);
   if (!*jit)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "not enough memory for the JIT");
   sptx_x86_register();
   LLVMErrorRef failure = LLVMOrcCreateLLJIT(&(*jit)->lljit, NULL);
-  enum sptx_code code =
-      failure ? take_error(failure, "the JIT cannot start", error) : load((*jit)->lljit, object, size, error);
+  if (failure) {
+    (*jit)->lljit = NULL;
+    sptx_jit_free(*jit);
+    *jit = NULL;
+    return take_error(failure, "the JIT cannot start", error);
+  }
+  LLVMOrcExecutionSessionSetErrorReporter(LLVMOrcLLJITGetExecutionSession((*jit)->lljit), drop_report, NULL);
+  return SPTX_CODE_OK;
+}
+
+enum sptx_code sptx_jit_add(sptx_jit *jit, const char *object, size_t size, sptx_error *error) {
+  LLVMMemoryBufferRef buffer = LLVMCreateMemoryBufferWithMemoryRangeCopy(object, size, "sptx");
+  LLVMErrorRef failure =
+      LLVMOrcLLJITAddObjectFile(jit->lljit, LLVMOrcLLJITGetMainJITDylib(jit->lljit), buffer);
+  return failure ? take_error(failure, "the JIT refused an object", error) : SPTX_CODE_OK;
+}
+
+enum sptx_code sptx_jit_load(const char *object, size_t size, sptx_jit **jit, sptx_error *error) {
+  SPTX_TRY(sptx_jit_create(jit, error));
+  enum sptx_code code = sptx_jit_add(*jit, object, size, error);
   if (code != SPTX_CODE_OK) {
     sptx_jit_free(*jit);
     *jit = NULL;

@@ -46,15 +46,17 @@ static void describe(LLVMModuleRef module, const sptx_x86_launch *launch, const 
   LLVMAddNamedMetadataOperand(module, "sptx", LLVMMetadataAsValue(context, node));
 }
 
-enum sptx_code sptx_x86_plan_build_mutant(const sptx_x86_plan *plan, enum sptx_x86_mutant mutant,
-                                          LLVMContextRef context, LLVMModuleRef *module, sptx_error *error) {
+/* symbol: of the one kernel wanted, or NULL for all. */
+static enum sptx_code build(const sptx_x86_plan *plan, const char *symbol, enum sptx_x86_mutant mutant,
+                            LLVMContextRef context, LLVMModuleRef *module, sptx_error *error) {
   const sptx_x86_plan_data *data = (const sptx_x86_plan_data *)plan;
   *module = LLVMModuleCreateWithNameInContext("sptx", context);
   LLVMSetTarget(*module, "x86_64-unknown-linux-gnu");
   for (int k = 0; k < plan->launch_count; k++) {
-    if (LLVMGetNamedFunction(*module, plan->launches[k].symbol))
+    const char *name = plan->launches[k].symbol;
+    if ((symbol && strcmp(name, symbol) != 0) || LLVMGetNamedFunction(*module, name))
       continue;
-    emit_kernel(*module, &data->shapes[k], plan->launches[k].symbol, mutant);
+    emit_kernel(*module, &data->shapes[k], name, mutant);
     describe(*module, &plan->launches[k], &data->shapes[k]);
   }
   char *message = NULL;
@@ -69,7 +71,12 @@ enum sptx_code sptx_x86_plan_build_mutant(const sptx_x86_plan *plan, enum sptx_x
   return code;
 }
 
-enum sptx_code sptx_x86_plan_build(const sptx_x86_plan *plan, LLVMContextRef context, LLVMModuleRef *module,
-                                   sptx_error *error) {
-  return sptx_x86_plan_build_mutant(plan, SPTX_X86_SOUND, context, module, error);
+enum sptx_code sptx_x86_plan_build_mutant(const sptx_x86_plan *plan, enum sptx_x86_mutant mutant,
+                                          LLVMContextRef context, LLVMModuleRef *module, sptx_error *error) {
+  return build(plan, NULL, mutant, context, module, error);
+}
+
+enum sptx_code sptx_x86_plan_build(const sptx_x86_plan *plan, const char *symbol, LLVMContextRef context,
+                                   LLVMModuleRef *module, sptx_error *error) {
+  return build(plan, symbol, SPTX_X86_SOUND, context, module, error);
 }

@@ -41,7 +41,7 @@ typedef struct sptx_x86_schedule {
 
 /* One parallel loop over items; launches run in order with a barrier between them. */
 typedef struct sptx_x86_launch {
-  char symbol[128]; /* the kernel's name says what it is: type_pass_isa_dim_tile */
+  char symbol[128]; /* type_pass_isa_dim_tile and so on: all that the kernel's code depends on is in it */
   void *params;     /* constant parameter block, owned by the plan */
   size_t params_bytes;
   int64_t items;
@@ -78,9 +78,10 @@ void sptx_x86_plan_free(sptx_x86_plan *plan); /* NULL is allowed */
 /* The plan's text form, one line for each launch, for `sptx-gen --dump schedule`. */
 void sptx_x86_plan_print(const sptx_x86_plan *plan, FILE *stream);
 
-/* Writes the distinct kernels of the plan into a new module of context (target triple, CPU and features set,
- * verified, not yet optimised). The set of symbols equals the distinct launch symbols. */
-enum sptx_code sptx_x86_plan_build(const sptx_x86_plan *plan, LLVMContextRef context, LLVMModuleRef *module,
-                                   sptx_error *error);
+/* Writes the kernel called symbol, or with NULL all distinct kernels of the plan, into a new module of
+ * context (target triple, CPU and features set, verified, not yet optimised). The module defines the symbol,
+ * or all distinct launch symbols. Several threads may build from one plan, each in a context of its own. */
+enum sptx_code sptx_x86_plan_build(const sptx_x86_plan *plan, const char *symbol, LLVMContextRef context,
+                                   LLVMModuleRef *module, sptx_error *error);
 
 #endif
