@@ -1,4 +1,5 @@
-/* Which generator this is: what decides, beside a kernel's name and LLVM's version, the code that comes out. */
+/* Which generator this is: what decides, beside a kernel's name and LLVM's version, the code that comes out.
+ */
 #ifndef SPTX_GEN_GENERATOR_H
 #define SPTX_GEN_GENERATOR_H
 
