@@ -1,6 +1,8 @@
 /* Reads, checks and writes configurations. What a key is stands in KEYS and nowhere else. */
 #include "model/config.h"
 
+#include "model/atomic_file.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
@@ -364,24 +366,20 @@ static void write_value(FILE *file, const sptx_config *config, const struct key 
 }
 
 enum sptx_code sptx_config_write(const sptx_config *config, const char *path, sptx_error *error) {
-  FILE *file = fopen(path, "w");
-  if (!file)
-    return sptx_fail(error, SPTX_CODE_IO, "%s: %s", path, strerror(errno));
-  fprintf(file, "# Written by sptx-model %s: the whole configuration of this run.\n", SPTX_VERSION);
+  sptx_atomic_file file;
+  SPTX_TRY(sptx_atomic_file_open(&file, path, error));
+  fprintf(file.stream, "# Written by sptx-model %s: the whole configuration of this run.\n", SPTX_VERSION);
   for (int k = 0; k < KEY_COUNT; k++) {
-    fprintf(file, "%s: ", KEYS[k].name);
-    write_value(file, config, &KEYS[k]);
-    fprintf(file, "  # %s\n", KEYS[k].about);
+    fprintf(file.stream, "%s: ", KEYS[k].name);
+    write_value(file.stream, config, &KEYS[k]);
+    fprintf(file.stream, "  # %s\n", KEYS[k].about);
   }
   if (config->pattern_param_count) {
-    fputs("pattern_params:\n", file);
+    fputs("pattern_params:\n", file.stream);
     for (size_t k = 0; k < config->pattern_param_count; k++)
-      fprintf(file, "  %s: '%s'\n", config->pattern_params[k].name, config->pattern_params[k].value);
+      fprintf(file.stream, "  %s: '%s'\n", config->pattern_params[k].name, config->pattern_params[k].value);
   }
-  bool failed = ferror(file) != 0;
-  if (fclose(file) || failed)
-    return sptx_fail(error, SPTX_CODE_IO, "%s: %s", path, strerror(errno));
-  return SPTX_CODE_OK;
+  return sptx_atomic_file_commit(&file, error);
 }
 
 void sptx_config_print_keys(FILE *file) {

@@ -1,0 +1,124 @@
+/* sptx-model eval: bits per byte (or per dimension) of a trained model over a whole file. */
+#include "model/checkpoint.h"
+#include "model/command.h"
+#include "model/evaluate.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static const char usage[] =
+    "Usage: sptx-model eval DIR --data FILE [OPTION...]\n"
+    "Measures the model in DIR (its config.yaml and latest checkpoint) on every position of FILE: bits per\n"
+    "byte, or bits per dimension of images. Text and audio are read in overlapping windows.\n\n"
+    "  --data FILE        a file, a folder or a glob of the configuration's format\n"
+    "  --context C        positions that each one has at least before it within its window, but for the\n"
+    "                     file's first ones (half the model's length)\n" SPTX_COMMAND_OPTIONS_HELP
+    "\nExit status: 0 done, 1 failed, 2 wrong usage.\n";
+
+enum { OPTION_DATA = SPTX_COMMAND_OWN_OPTION, OPTION_CONTEXT };
+
+struct command {
+  sptx_command_options common;
+  const char *folder, *data;
+  int64_t context; /* -1: the default */
+  bool terminal;
+};
+
+static bool parse_option(struct command *command, int option, const char *value) {
+  switch (option) {
+  case OPTION_DATA:
+    command->data = value;
+    return true;
+  case OPTION_CONTEXT:
+    return sptx_command_integer(&command->common, "--context", value, 0, &command->context);
+  default:
+    return sptx_command_option(&command->common, option, value);
+  }
+}
+
+static bool parse(int argc, char **argv, struct command *command) {
+  static const struct option names[] = {{"data", required_argument, NULL, OPTION_DATA},
+                                        {"context", required_argument, NULL, OPTION_CONTEXT},
+                                        SPTX_COMMAND_OPTIONS,
+                                        {NULL, 0, NULL, 0}};
+  for (int option; (option = getopt_long(argc, argv, "", names, NULL)) != -1;)
+    if (!parse_option(command, option, optarg))
+      return false;
+  if (command->common.help || command->common.version)
+    return true;
+  if (optind == argc)
+    return sptx_command_complain(&command->common, "missing argument", "DIR");
+  command->folder = argv[optind++];
+  if (optind < argc)
+    return sptx_command_complain(&command->common, "unexpected argument", argv[optind]);
+  return command->data || sptx_command_complain(&command->common, "missing option", "--data FILE");
+}
+
+static void show_progress(void *user, const sptx_evaluation *so_far) {
+  const struct command *command = user;
+  if (command->terminal)
+    fprintf(stderr, "\r\033[K%ld positions  %.4f bits/byte", (long)so_far->positions,
+            sptx_evaluation_bits(so_far));
+}
+
+static enum sptx_code evaluate(struct command *command, const sptx_config *config,
+                               sptx_evaluation *evaluation, sptx_error *error) {
+  sptx_transformer *transformer = NULL;
+  sptx_data *data = NULL;
+  int64_t context = command->context;
+  if (context < 0)
+    context = sptx_config_is_image(config) ? 0 : config->length / 2;
+  enum sptx_code code = sptx_data_open(config, &data, error);
+  if (code == SPTX_CODE_OK)
+    code = sptx_transformer_create(config, SPTX_TRANSFORMER_EVALUATE, 0, &transformer, error);
+  if (code == SPTX_CODE_OK)
+    code = sptx_checkpoint_load_weights(command->folder, transformer, error);
+  if (code == SPTX_CODE_OK)
+    code = sptx_evaluate_all(transformer, data, context, show_progress, command, evaluation, error);
+  if (code == SPTX_CODE_OK && evaluation->positions == 0)
+    code = sptx_fail(error, SPTX_CODE_FORMAT, "%s: has no positions to evaluate", command->data);
+  sptx_transformer_destroy(transformer);
+  sptx_data_close(data);
+  return code;
+}
+
+static int run(struct command *command) {
+  char path[SPTX_PATH], data[SPTX_CONFIG_TEXT + 8];
+  sptx_config *config = malloc(sizeof *config);
+  sptx_evaluation evaluation;
+  sptx_error error = {SPTX_CODE_OUT_OF_MEMORY, "no memory for a configuration"};
+  enum sptx_code code = config ? SPTX_CODE_OK : error.code;
+  if (snprintf(path, sizeof path, "%s/config.yaml", command->folder) >= (int)sizeof path ||
+      snprintf(data, sizeof data, "data=%s", command->data) >= (int)sizeof data)
+    code = sptx_fail(&error, SPTX_CODE_INVALID_ARGUMENT, "the path of DIR or FILE is too long");
+  command->common.settings[command->common.setting_count++] = data;
+  if (code == SPTX_CODE_OK)
+    code = sptx_config_read(path, command->common.settings, command->common.setting_count, config, &error);
+  if (code == SPTX_CODE_OK) {
+    config->train_items = config->validation_items = 0; /* the split of another file */
+    code = evaluate(command, config, &evaluation, &error);
+  }
+  free(config);
+  if (command->terminal)
+    fputs("\r\033[K", stderr);
+  if (code != SPTX_CODE_OK)
+    return sptx_command_failed(&command->common, &error);
+  double bits = sptx_evaluation_bits(&evaluation);
+  printf(command->common.json ? "{\"bits_per_byte\": %.9g, \"positions\": %ld}\n"
+                              : "%.6f bits per byte over %ld positions\n",
+         bits, (long)evaluation.positions);
+  return EXIT_SUCCESS;
+}
+
+int sptx_command_eval(int argc, char **argv) {
+  struct command command = {
+      .common = {.command = "sptx-model eval"}, .context = -1, .terminal = isatty(STDERR_FILENO)};
+  if (!parse(argc, argv, &command))
+    return SPTX_COMMAND_USAGE;
+  if (command.common.help || command.common.version) {
+    fputs(command.common.help ? usage : "sptx-model " SPTX_VERSION "\n", stdout);
+    return EXIT_SUCCESS;
+  }
+  return run(&command);
+}
