@@ -18,20 +18,19 @@ static sptx_tensor tensor_of(const struct sptx_parameter *parameter, int part) {
   return tensor;
 }
 
-enum { COUNTERS = 5, NUMBERS = 2, ENTRIES = 1 + COUNTERS + NUMBERS };
+enum { COUNTERS = 5, TEXTS = 2, ENTRIES = COUNTERS + TEXTS };
 
 static enum sptx_code write_header(sptx_atomic_file *file, const sptx_parameters *parameters,
                                    const sptx_train_state *state, sptx_error *error) {
   const char *const names[COUNTERS] = {"step", "updates", "tokens", "skipped_steps", "good_steps"};
   const int64_t counters[COUNTERS] = {state->step, state->updates, state->tokens, state->skipped_steps,
                                       state->good_steps};
-  sptx_metadata metadata[ENTRIES] = {{"format", ""}, {"loss_scale", ""}, {"seconds", ""}};
+  sptx_metadata metadata[ENTRIES] = {{"format", ""}, {"loss_scale", ""}};
   snprintf(metadata[0].value, sizeof metadata[0].value, "%s", FORMAT);
   snprintf(metadata[1].value, sizeof metadata[1].value, "%.17g", state->loss_scale);
-  snprintf(metadata[2].value, sizeof metadata[2].value, "%.17g", state->seconds);
   for (int c = 0; c < COUNTERS; c++) {
-    metadata[1 + NUMBERS + c].key = names[c];
-    snprintf(metadata[1 + NUMBERS + c].value, sizeof metadata->value, "%ld", (long)counters[c]);
+    metadata[TEXTS + c].key = names[c];
+    snprintf(metadata[TEXTS + c].value, sizeof metadata->value, "%ld", (long)counters[c]);
   }
   size_t count = (size_t)parameters->count, total = SPTX_CHECKPOINT_PARTS * count;
   sptx_tensor *tensors = malloc(total * sizeof *tensors);
@@ -48,7 +47,8 @@ static enum sptx_code write_tensors(sptx_atomic_file *file, const sptx_parameter
                                     sptx_device *device, float *const *parts, float *host,
                                     sptx_error *error) {
   for (int part = 0; part < SPTX_CHECKPOINT_PARTS; part++) {
-    SPTX_TRY(device->ops->copy_out(device, host, parts[part], (size_t)parameters->floats * sizeof *host, error));
+    SPTX_TRY(
+        device->ops->copy_out(device, host, parts[part], (size_t)parameters->floats * sizeof *host, error));
     for (int p = 0; p < parameters->count; p++) {
       const sptx_tensor tensor = tensor_of(&parameters->list[p], part);
       SPTX_TRY(sptx_atomic_file_write(file, host + parameters->list[p].offset,
@@ -111,10 +111,10 @@ static enum sptx_code read_state(sptx_checkpoint *checkpoint, const char *path, 
   sptx_train_state *state = &checkpoint->state;
   const char *format = sptx_safetensors_metadata(checkpoint->file, "format");
   if (!format || strcmp(format, FORMAT))
-    return sptx_fail(error, SPTX_CODE_FORMAT, "%s: its format is '%s', not '%s': no checkpoint of this program",
-                     path, format ? format : "", FORMAT);
+    return sptx_fail(error, SPTX_CODE_FORMAT,
+                     "%s: its format is '%s', not '%s': no checkpoint of this program", path,
+                     format ? format : "", FORMAT);
   SPTX_TRY(read_number(checkpoint, path, "loss_scale", &state->loss_scale, error));
-  SPTX_TRY(read_number(checkpoint, path, "seconds", &state->seconds, error));
   SPTX_TRY(read_counter(checkpoint, path, "step", &state->step, error));
   SPTX_TRY(read_counter(checkpoint, path, "updates", &state->updates, error));
   SPTX_TRY(read_counter(checkpoint, path, "tokens", &state->tokens, error));

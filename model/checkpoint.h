@@ -16,7 +16,7 @@ typedef struct sptx_train_state {
   int64_t tokens;        /* trained on, over all processes */
   int64_t skipped_steps; /* without a finite gradient */
   int64_t good_steps;    /* in a row at this loss scale */
-  double loss_scale, seconds;
+  double loss_scale;
 } sptx_train_state;
 
 /* The parts of a checkpoint; each is as large as the model and laid out as its flat buffer. */
@@ -42,8 +42,8 @@ void sptx_checkpoint_close(sptx_checkpoint *checkpoint); /* NULL is allowed */
 
 /* The path of the folder's latest checkpoint; "" when it has none. Fails: SPTX_CODE_IO (no such folder). */
 enum sptx_code sptx_checkpoint_latest(const char *folder, char path[SPTX_PATH], sptx_error *error);
-/* Gives the transformer the weights of the folder's latest checkpoint. Fails also with SPTX_CODE_IO when there is
- * none. */
+/* Gives the transformer the weights of the folder's latest checkpoint. Fails also with SPTX_CODE_IO when
+ * there is none. */
 enum sptx_code sptx_checkpoint_load_weights(const char *folder, sptx_transformer *transformer,
                                             sptx_error *error);
 /* Removes all but the `keep` latest checkpoints, and what a killed process left unfinished. */

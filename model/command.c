@@ -5,25 +5,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-bool sptx_command_complain(const sptx_command_options *options, const char *message, const char *value) {
-  fprintf(stderr, "%s: %s: %s; see %s --help\n", options->command, message, value, options->command);
-  return false;
-}
-
-static bool add_setting(sptx_command_options *options, const char *setting) {
-  if (options->setting_count == SPTX_COMMAND_MOST_SETTINGS)
-    return sptx_command_complain(options, "too many --set, the last being", setting);
+static bool add_setting(sptx_model_options *options, const char *setting) {
+  if (options->setting_count == SPTX_MODEL_MOST_SETTINGS)
+    return sptx_complain(options->command, "too many --set, the last being", setting);
   options->settings[options->setting_count++] = setting;
   return true;
 }
 
-bool sptx_command_option(sptx_command_options *options, int option, const char *value) {
+bool sptx_model_option(sptx_model_options *options, int option, const char *value) {
   switch (option) {
   case 's':
     return add_setting(options, value);
   case 'd':
     if (snprintf(options->device, sizeof options->device, "device=%s", value) >= (int)sizeof options->device)
-      return sptx_command_complain(options, "no such device", value);
+      return sptx_complain(options->command, "no such device", value);
     return add_setting(options, options->device);
   case 'j':
     return options->json = true;
@@ -36,36 +31,24 @@ bool sptx_command_option(sptx_command_options *options, int option, const char *
   }
 }
 
-bool sptx_command_number(const sptx_command_options *options, const char *name, const char *text, double low,
-                         double *value) {
+bool sptx_model_number(const sptx_model_options *options, const char *name, const char *text, double low,
+                       double *value) {
   char *end;
   *value = strtod(text, &end);
   if (end != text && !*end && *value >= low && *value <= 1e15)
     return true;
-  fprintf(stderr, "%s: %s needs a number, %.10g or more, not '%s'; see %s --help\n", options->command, name, low,
-          text, options->command);
+  fprintf(stderr, "%s: %s needs a number, %.10g or more, not '%s'; see %s --help\n", options->command, name,
+          low, text, options->command);
   return false;
 }
 
-bool sptx_command_integer(const sptx_command_options *options, const char *name, const char *text, int64_t low,
-                          int64_t *value) {
+bool sptx_model_integer(const sptx_model_options *options, const char *name, const char *text, int64_t low,
+                        int64_t *value) {
   double number;
-  if (!sptx_command_number(options, name, text, (double)low, &number))
+  if (!sptx_model_number(options, name, text, (double)low, &number))
     return false;
   if (number != floor(number))
-    return sptx_command_complain(options, "this needs a whole number", name);
+    return sptx_complain(options->command, "this needs a whole number", name);
   *value = (int64_t)number;
   return true;
-}
-
-int sptx_command_failed(const sptx_command_options *options, const sptx_error *error) {
-  fprintf(stderr, "%s: %s\n", options->command, error->message);
-  switch (error->code) {
-  case SPTX_CODE_INVALID_ARGUMENT:
-  case SPTX_CODE_PATTERN_SYNTAX:
-  case SPTX_CODE_PATTERN_VALUE:
-    return SPTX_COMMAND_USAGE;
-  default:
-    return EXIT_FAILURE;
-  }
 }

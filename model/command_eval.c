@@ -13,13 +13,13 @@ static const char usage[] =
     "byte, or bits per dimension of images. Text and audio are read in overlapping windows.\n\n"
     "  --data FILE        a file, a folder or a glob of the configuration's format\n"
     "  --context C        positions that each one has at least before it within its window, but for the\n"
-    "                     file's first ones (half the model's length)\n" SPTX_COMMAND_OPTIONS_HELP
+    "                     file's first ones (half the model's length)\n" SPTX_MODEL_OPTIONS_HELP
     "\nExit status: 0 done, 1 failed, 2 wrong usage.\n";
 
-enum { OPTION_DATA = SPTX_COMMAND_OWN_OPTION, OPTION_CONTEXT };
+enum { OPTION_DATA = SPTX_MODEL_OWN_OPTION, OPTION_CONTEXT };
 
 struct command {
-  sptx_command_options common;
+  sptx_model_options common;
   const char *folder, *data;
   int64_t context; /* -1: the default */
   bool terminal;
@@ -31,16 +31,16 @@ static bool parse_option(struct command *command, int option, const char *value)
     command->data = value;
     return true;
   case OPTION_CONTEXT:
-    return sptx_command_integer(&command->common, "--context", value, 0, &command->context);
+    return sptx_model_integer(&command->common, "--context", value, 0, &command->context);
   default:
-    return sptx_command_option(&command->common, option, value);
+    return sptx_model_option(&command->common, option, value);
   }
 }
 
 static bool parse(int argc, char **argv, struct command *command) {
   static const struct option names[] = {{"data", required_argument, NULL, OPTION_DATA},
                                         {"context", required_argument, NULL, OPTION_CONTEXT},
-                                        SPTX_COMMAND_OPTIONS,
+                                        SPTX_MODEL_OPTIONS,
                                         {NULL, 0, NULL, 0}};
   for (int option; (option = getopt_long(argc, argv, "", names, NULL)) != -1;)
     if (!parse_option(command, option, optarg))
@@ -48,11 +48,11 @@ static bool parse(int argc, char **argv, struct command *command) {
   if (command->common.help || command->common.version)
     return true;
   if (optind == argc)
-    return sptx_command_complain(&command->common, "missing argument", "DIR");
+    return sptx_complain(command->common.command, "missing argument", "DIR");
   command->folder = argv[optind++];
   if (optind < argc)
-    return sptx_command_complain(&command->common, "unexpected argument", argv[optind]);
-  return command->data || sptx_command_complain(&command->common, "missing option", "--data FILE");
+    return sptx_complain(command->common.command, "unexpected argument", argv[optind]);
+  return command->data || sptx_complain(command->common.command, "missing option", "--data FILE");
 }
 
 static void show_progress(void *user, const sptx_evaluation *so_far) {
@@ -103,7 +103,7 @@ static int run(struct command *command) {
   if (command->terminal)
     fputs("\r\033[K", stderr);
   if (code != SPTX_CODE_OK)
-    return sptx_command_failed(&command->common, &error);
+    return sptx_exit_status(command->common.command, &error);
   double bits = sptx_evaluation_bits(&evaluation);
   printf(command->common.json ? "{\"bits_per_byte\": %.9g, \"positions\": %ld}\n"
                               : "%.6f bits per byte over %ld positions\n",
@@ -115,7 +115,7 @@ int sptx_command_eval(int argc, char **argv) {
   struct command command = {
       .common = {.command = "sptx-model eval"}, .context = -1, .terminal = isatty(STDERR_FILENO)};
   if (!parse(argc, argv, &command))
-    return SPTX_COMMAND_USAGE;
+    return SPTX_MODEL_USAGE;
   if (command.common.help || command.common.version) {
     fputs(command.common.help ? usage : "sptx-model " SPTX_VERSION "\n", stdout);
     return EXIT_SUCCESS;

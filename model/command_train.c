@@ -17,10 +17,10 @@ static const char usage[] =
     "  --resume           continue from DIR's latest checkpoint, where there is one\n"
     "  --steps N          stop when N steps are done; learning rates are the configuration's, decaying\n"
     "                     over its `steps` (over N where that is more)\n"
-    "  --seconds S        stop after about S seconds\n" SPTX_COMMAND_OPTIONS_HELP
+    "  --seconds S        stop after about S seconds\n" SPTX_MODEL_OPTIONS_HELP
     "\n`sptx-model keys` lists the configuration's keys.\n";
 
-enum { OPTION_OUT = SPTX_COMMAND_OWN_OPTION, OPTION_RESUME, OPTION_STEPS, OPTION_SECONDS };
+enum { OPTION_OUT = SPTX_MODEL_OWN_OPTION, OPTION_RESUME, OPTION_STEPS, OPTION_SECONDS };
 
 static volatile sig_atomic_t stop_signal;
 
@@ -29,7 +29,7 @@ static void request_stop(int signal_number) {
 }
 
 struct command {
-  sptx_command_options common;
+  sptx_model_options common;
   const char *config;
   sptx_train_options train;
   bool terminal;
@@ -40,15 +40,15 @@ static bool parse_option(struct command *command, int option, const char *value)
   switch (option) {
   case OPTION_OUT:
     command->train.folder = value;
-    return *value || sptx_command_complain(&command->common, "--out needs a folder, not", "''");
+    return *value || sptx_complain(command->common.command, "--out needs a folder, not", "''");
   case OPTION_RESUME:
     return command->train.resume = true;
   case OPTION_STEPS:
-    return sptx_command_integer(&command->common, "--steps", value, 1, &command->train.last_step);
+    return sptx_model_integer(&command->common, "--steps", value, 1, &command->train.last_step);
   case OPTION_SECONDS:
-    return sptx_command_number(&command->common, "--seconds", value, 0.001, &command->train.seconds);
+    return sptx_model_number(&command->common, "--seconds", value, 0.001, &command->train.seconds);
   default:
-    return sptx_command_option(&command->common, option, value);
+    return sptx_model_option(&command->common, option, value);
   }
 }
 
@@ -57,7 +57,7 @@ static bool parse(int argc, char **argv, struct command *command) {
                                         {"resume", no_argument, NULL, OPTION_RESUME},
                                         {"steps", required_argument, NULL, OPTION_STEPS},
                                         {"seconds", required_argument, NULL, OPTION_SECONDS},
-                                        SPTX_COMMAND_OPTIONS,
+                                        SPTX_MODEL_OPTIONS,
                                         {NULL, 0, NULL, 0}};
   for (int option; (option = getopt_long(argc, argv, "", names, NULL)) != -1;)
     if (!parse_option(command, option, optarg))
@@ -65,11 +65,11 @@ static bool parse(int argc, char **argv, struct command *command) {
   if (command->common.help || command->common.version)
     return true;
   if (optind == argc)
-    return sptx_command_complain(&command->common, "missing argument", "CONFIG.yaml");
+    return sptx_complain(command->common.command, "missing argument", "CONFIG.yaml");
   command->config = argv[optind++];
   if (optind < argc)
-    return sptx_command_complain(&command->common, "unexpected argument", argv[optind]);
-  return command->train.folder || sptx_command_complain(&command->common, "missing option", "--out DIR");
+    return sptx_complain(command->common.command, "unexpected argument", argv[optind]);
+  return command->train.folder || sptx_complain(command->common.command, "missing option", "--out DIR");
 }
 
 static void print_time(double seconds) {
@@ -109,11 +109,11 @@ static void print_result(const struct command *command, const sptx_train_result 
   if (command->common.json)
     printf("{\"step\": %ld, \"tokens\": %ld, \"seconds\": %.3f, \"bits_per_byte\": %s, "
            "\"validation_bits_per_byte\": %s, \"skipped_steps\": %ld}\n",
-           (long)result->state.step, (long)result->state.tokens, result->state.seconds, bits, validation,
+           (long)result->state.step, (long)result->state.tokens, result->seconds, bits, validation,
            (long)result->state.skipped_steps);
   else
     printf("%s: step %ld, %ld tokens, %.1f s, %s bits per byte%s%s\n", command->train.folder,
-           (long)result->state.step, (long)result->state.tokens, result->state.seconds, bits,
+           (long)result->state.step, (long)result->state.tokens, result->seconds, bits,
            isnan(result->validation_bits) ? "" : ", validation ",
            isnan(result->validation_bits) ? "" : validation);
 }
@@ -126,12 +126,12 @@ static int fail(struct command *command, const sptx_error *error) {
     snprintf(name, sizeof name, "%s: process %d of %d", command->common.command, communicator->rank,
              communicator->size);
     command->common.command = name;
-    int status = sptx_command_failed(&command->common, error);
+    int status = sptx_exit_status(command->common.command, error);
     fflush(stderr);
     communicator->ops->abort(communicator, status);
     return status;
   }
-  return sptx_command_failed(&command->common, error);
+  return sptx_exit_status(command->common.command, error);
 }
 
 static int train(struct command *command) {
@@ -157,7 +157,7 @@ static int train(struct command *command) {
 int sptx_command_train(int argc, char **argv) {
   struct command command = {.common = {.command = "sptx-model train"}, .terminal = isatty(STDERR_FILENO)};
   if (!parse(argc, argv, &command))
-    return SPTX_COMMAND_USAGE;
+    return SPTX_MODEL_USAGE;
   if (command.common.help || command.common.version) {
     fputs(command.common.help ? usage : "sptx-model " SPTX_VERSION "\n", stdout);
     return EXIT_SUCCESS;

@@ -33,8 +33,8 @@ struct sptx_communicator {
   int64_t bucket_floats;
 };
 
-/* The processes that mpirun started, by Open MPI; or this process on its own. Once in a process's life. Fails:
- * SPTX_CODE_UNSUPPORTED (started by mpirun, but built without MPI), SPTX_CODE_DEVICE (MPI),
+/* The processes that mpirun started, by Open MPI; or this process on its own. Once in a process's life.
+ * Fails: SPTX_CODE_UNSUPPORTED (started by mpirun, but built without MPI), SPTX_CODE_DEVICE (MPI),
  * SPTX_CODE_OUT_OF_MEMORY. */
 enum sptx_code sptx_communicator_create(sptx_communicator **communicator, sptx_error *error);
 void sptx_communicator_destroy(sptx_communicator *communicator); /* NULL is allowed */
@@ -42,8 +42,8 @@ void sptx_communicator_destroy(sptx_communicator *communicator); /* NULL is allo
 /* The table of Open MPI; only in a build that has it. */
 enum sptx_code sptx_communicator_create_mpi(sptx_communicator **communicator, sptx_error *error);
 
-/* Adds gradients that are complete. What lies right below the last ones joins their bucket until that is large
- * enough to be worth a message. */
+/* Adds gradients that are complete. What lies right below the last ones joins their bucket until that is
+ * large enough to be worth a message. */
 enum sptx_code sptx_communicator_add(sptx_communicator *communicator, float *gradients, int64_t count,
                                      sptx_error *error);
 /* Sends what is left and waits for everything. */

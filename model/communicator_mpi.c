@@ -1,5 +1,5 @@
-/* Sums over processes by Open MPI. Reductions are started without blocking; Open MPI moves them on whenever it is
- * called, so each new start also polls those under way. */
+/* Sums over processes by Open MPI. Reductions are started without blocking; Open MPI moves them on whenever
+ * it is called, so each new start also polls those under way. */
 #include "model/communicator.h"
 
 #include <mpi.h>
@@ -45,14 +45,15 @@ static enum sptx_code start_sum(sptx_communicator *communicator, float *floats, 
                "the reduction of gradients", error);
 }
 
-/* Polls instead of blocking: when another process dies, mpirun sends this one a signal, which must be heard. */
+/* Polls instead of blocking: when another process dies, mpirun sends this one a signal, which must be heard.
+ */
 static enum sptx_code wait_for(struct mpi *mpi, MPI_Request *requests, int count, const char *what,
                                sptx_error *error) {
   for (int done = 0, polls = 0; !done; polls++) {
     SPTX_TRY(check(MPI_Testall(count, requests, &done, MPI_STATUSES_IGNORE), what, error));
     if (mpi->base.interrupted && *mpi->base.interrupted && polls > 1000)
-      return sptx_fail(error, SPTX_CODE_DEVICE, "interrupted during %s: another process ended the job, or a signal did",
-                       what);
+      return sptx_fail(error, SPTX_CODE_DEVICE,
+                       "interrupted during %s: another process ended the job, or a signal did", what);
     if (polls > 1000) /* then it takes long: leave the core to others */
       nanosleep(&(struct timespec){0, 50000}, NULL);
   }

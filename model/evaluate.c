@@ -9,7 +9,7 @@ double sptx_evaluation_bits(const sptx_evaluation *evaluation) {
   return evaluation->nats / (double)evaluation->positions / M_LN2;
 }
 
-static const struct sptx_pass NO_DROPOUT = {0, 0, false};
+static const struct sptx_model_pass NO_DROPOUT = {0, 0, false};
 
 static enum sptx_code take_tokens(const sptx_transformer *t, uint8_t **tokens, sptx_error *error) {
   *tokens = malloc((size_t)t->rows);
@@ -73,8 +73,8 @@ static int64_t end_scored(const struct windows *windows, int64_t window) {
   return end < windows->positions ? end : windows->positions;
 }
 
-/* Reads the windows of a batch; what a short file or a short last batch leaves free becomes zeros, which causal
- * attention keeps from the positions before. */
+/* Reads the windows of a batch; what a short file or a short last batch leaves free becomes zeros, which
+ * causal attention keeps from the positions before. */
 static enum sptx_code read_windows(const sptx_transformer *t, const sptx_data *data,
                                    const struct windows *windows, int64_t first, uint8_t *tokens,
                                    sptx_error *error) {
@@ -117,8 +117,9 @@ enum sptx_code sptx_evaluate_all(sptx_transformer *t, const sptx_data *data, int
     double nats;
     SPTX_TRY_GOTO(read_windows(t, data, &windows, first, tokens, error), done);
     SPTX_TRY_GOTO(batch_nats(t, tokens, &nats, error), done);
-    SPTX_TRY_GOTO(t->device->ops->copy_out(t->device, losses, t->losses, (size_t)t->rows * sizeof *losses, error),
-                  done);
+    SPTX_TRY_GOTO(
+        t->device->ops->copy_out(t->device, losses, t->losses, (size_t)t->rows * sizeof *losses, error),
+        done);
     add_losses(t, &windows, first, losses, evaluation);
     if (progress)
       progress(user, evaluation);

@@ -19,10 +19,10 @@ enum sptx_code sptx_evaluate_sequences(sptx_transformer *transformer, const sptx
                                        sptx_communicator *communicator, sptx_evaluation *evaluation,
                                        sptx_error *error);
 
-/* Every position of the data set exactly once. Text and audio are read in overlapping windows of the model's length,
- * so that each position, but for the first ones of the file, has at least `context` (0..length - 1) positions
- * before it (paper, table 3). An image is a window of its own, and context must be 0. progress may be NULL.
- * Fails: SPTX_CODE_INVALID_ARGUMENT (context), and as the model and the data do. */
+/* Every position of the data set exactly once. Text and audio are read in overlapping windows of the model's
+ * length, so that each position, but for the first ones of the file, has at least `context` (0..length - 1)
+ * positions before it (paper, table 3). An image is a window of its own, and context must be 0. progress may
+ * be NULL. Fails: SPTX_CODE_INVALID_ARGUMENT (context), and as the model and the data do. */
 enum sptx_code sptx_evaluate_all(sptx_transformer *transformer, const sptx_data *data, int64_t context,
                                  void (*progress)(void *user, const sptx_evaluation *so_far), void *user,
                                  sptx_evaluation *evaluation, sptx_error *error);

@@ -9,16 +9,21 @@
 
 /* Copies the rows up to step from an older file, whose last row may be cut short by a kill. */
 static enum sptx_code copy_rows(FILE *from, sptx_atomic_file *to, const char *columns, int64_t step,
-                                sptx_error *error) {
+                                double *seconds, sptx_error *error) {
   char *line = NULL;
   size_t capacity = 0, heading = strlen(columns);
   enum sptx_code code = SPTX_CODE_OK;
   ssize_t length = getline(&line, &capacity, from);
   if (length > 0 && ((size_t)length != heading + 1 || memcmp(line, columns, heading) != 0))
-    code = sptx_fail(error, SPTX_CODE_FORMAT, "%s: its first line is not '%s'; move it away", to->path, columns);
-  while (code == SPTX_CODE_OK && (length = getline(&line, &capacity, from)) > 0)
-    if (line[length - 1] == '\n' && strtoll(line, NULL, 10) <= step)
-      code = sptx_atomic_file_write(to, line, (size_t)length, error);
+    code =
+        sptx_fail(error, SPTX_CODE_FORMAT, "%s: its first line is not '%s'; move it away", to->path, columns);
+  while (code == SPTX_CODE_OK && (length = getline(&line, &capacity, from)) > 0) {
+    const char *comma = strchr(line, ',');
+    if (line[length - 1] != '\n' || !comma || strtoll(line, NULL, 10) > step)
+      continue;
+    *seconds = strtod(comma + 1, NULL);
+    code = sptx_atomic_file_write(to, line, (size_t)length, error);
+  }
   free(line);
   return code;
 }
@@ -27,6 +32,7 @@ enum sptx_code sptx_metrics_open(sptx_metrics *metrics, const char *folder, cons
                                  const char *columns, int64_t step, sptx_error *error) {
   sptx_atomic_file file;
   metrics->stream = NULL;
+  metrics->seconds = 0;
   if (snprintf(metrics->path, sizeof metrics->path, "%s/%s", folder, name) >= (int)sizeof metrics->path)
     return sptx_fail(error, SPTX_CODE_INVALID_ARGUMENT, "%.200s...: the path is too long", folder);
   SPTX_TRY(sptx_atomic_file_open(&file, metrics->path, error));
@@ -35,7 +41,7 @@ enum sptx_code sptx_metrics_open(sptx_metrics *metrics, const char *folder, cons
     code = sptx_atomic_file_write(&file, "\n", 1, error);
   FILE *old = step > 0 ? fopen(metrics->path, "r") : NULL;
   if (old && code == SPTX_CODE_OK)
-    code = copy_rows(old, &file, columns, step, error);
+    code = copy_rows(old, &file, columns, step, &metrics->seconds, error);
   if (old)
     fclose(old);
   if (code != SPTX_CODE_OK) {

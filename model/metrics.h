@@ -10,13 +10,15 @@
 typedef struct sptx_metrics {
   FILE *stream;
   char path[SPTX_PATH];
+  double seconds; /* the second column of the last row that was there already; else 0 */
 } sptx_metrics;
 
-/* Opens folder/name for appending. columns: the heading, whose first column must be the step. Rows of steps
+/* Opens folder/name for appending. columns: the heading, whose first ones are step and seconds. Rows of steps
  * after `step` (all of them when it is 0) go. Fails: SPTX_CODE_IO, SPTX_CODE_FORMAT (another heading). */
 enum sptx_code sptx_metrics_open(sptx_metrics *metrics, const char *folder, const char *name,
                                  const char *columns, int64_t step, sptx_error *error);
-/* Appends a row: the step, then `count` numbers. It is on its way to the disk on return. Fails: SPTX_CODE_IO. */
+/* Appends a row: the step, then `count` numbers. It is on its way to the disk on return. Fails: SPTX_CODE_IO.
+ */
 enum sptx_code sptx_metrics_add(sptx_metrics *metrics, int64_t step, const double *numbers, int count,
                                 sptx_error *error);
 void sptx_metrics_close(sptx_metrics *metrics); /* one that was never opened (zero) is allowed */

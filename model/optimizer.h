@@ -23,8 +23,8 @@ double sptx_first_loss_scale(const sptx_config *config);
 
 /* Updates the weights from the transformer's gradients, which are those of the mean loss in nats times
  * state->loss_scale. gradient_norm: before clipping, unscaled. Where it is not finite the weights stay,
- * *applied is false and the loss scale halves; after loss_scale_window good steps in a row it doubles. Advances
- * state except for its step, tokens and seconds. */
+ * *applied is false and the loss scale halves; after loss_scale_window good steps in a row it doubles.
+ * Advances state except for its step, tokens and seconds. */
 enum sptx_code sptx_optimizer_step(sptx_optimizer *optimizer, sptx_transformer *transformer,
                                    sptx_train_state *state, double *gradient_norm, bool *applied,
                                    sptx_error *error);

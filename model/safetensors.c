@@ -15,7 +15,8 @@ static bool add_entry(cJSON *header, const sptx_tensor *tensor, double begin, do
   cJSON *entry = cJSON_AddObjectToObject(header, tensor->name);
   if (!entry || !cJSON_AddStringToObject(entry, "dtype", "F32"))
     return false;
-  cJSON *shape = cJSON_AddArrayToObject(entry, "shape"), *range = cJSON_AddArrayToObject(entry, "data_offsets");
+  cJSON *shape = cJSON_AddArrayToObject(entry, "shape"),
+        *range = cJSON_AddArrayToObject(entry, "data_offsets");
   if (!shape || !range)
     return false;
   for (int d = 0; d < tensor->dims; d++)

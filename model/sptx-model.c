@@ -30,7 +30,7 @@ static void print_usage(FILE *file) {
 static int run(int argc, char **argv) {
   if (argc < 2) {
     print_usage(stderr);
-    return SPTX_COMMAND_USAGE;
+    return SPTX_MODEL_USAGE;
   }
   if (!strcmp(argv[1], "--help"))
     print_usage(stdout);
@@ -43,7 +43,7 @@ static int run(int argc, char **argv) {
       if (!strcmp(argv[1], COMMANDS[c].name))
         return COMMANDS[c].run(argc - 1, argv + 1);
     fprintf(stderr, "sptx-model: no command '%s'; see sptx-model --help\n", argv[1]);
-    return SPTX_COMMAND_USAGE;
+    return SPTX_MODEL_USAGE;
   }
   return EXIT_SUCCESS;
 }

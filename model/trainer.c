@@ -1,5 +1,5 @@
-/* The training loop. A step is a function of the weights, the moments, the state and the config alone, so that a
- * resumed run repeats on the CPU, bit for bit, what the interrupted one would have done. */
+/* The training loop. A step is a function of the weights, the moments, the state and the config alone, so
+ * that a resumed run repeats on the CPU, bit for bit, what the interrupted one would have done. */
 #include "model/trainer.h"
 
 #include "model/evaluate.h"
@@ -28,6 +28,7 @@ struct trainer {
   sptx_data *data;
   sptx_metrics metrics, validation;
   sptx_train_state state;
+  double seconds; /* of the run, all its resumptions together, evaluations and checkpoints left out */
   struct recent recent;
   sptx_progress progress;
   double validation_bits;
@@ -154,6 +155,7 @@ static enum sptx_code begin(struct trainer *trainer, sptx_error *error) {
   SPTX_TRY(write_config(trainer, error));
   SPTX_TRY(sptx_metrics_open(&trainer->metrics, trainer->options->folder, "metrics.csv",
                              "step,seconds,tokens,bits,grad_norm,lr", trainer->state.step, error));
+  trainer->seconds = trainer->metrics.seconds;
   if (!config->evaluate_every)
     return SPTX_CODE_OK;
   return sptx_metrics_open(&trainer->validation, trainer->options->folder, "validation.csv",
@@ -172,7 +174,7 @@ static enum sptx_code compute_gradients(struct trainer *trainer, double *nats, s
   sptx_communicator *communicator = trainer->communicator;
   int64_t step = trainer->state.step, batch = t->batch;
   int64_t first = (step * communicator->size + communicator->rank) * batch;
-  struct sptx_pass pass = {
+  struct sptx_model_pass pass = {
       .step = step, .first_row = communicator->rank * t->rows, .dropout = trainer->config.dropout > 0};
   float scale = (float)(trainer->state.loss_scale / ((double)t->rows * communicator->size));
   SPTX_TRY(sptx_data_batch(trainer->data, SPTX_DATA_TRAIN, (uint64_t)trainer->config.seed, first, batch,
@@ -212,7 +214,7 @@ static enum sptx_code train_step(struct trainer *trainer, bool *stop, sptx_error
   double seconds = sptx_now() - start;
   trainer->state.step++;
   trainer->state.tokens += tokens;
-  trainer->state.seconds += seconds;
+  trainer->seconds += seconds;
   trainer->recent.nats += sums[0];
   trainer->recent.tokens += tokens;
   trainer->recent.seconds += seconds;
@@ -228,14 +230,14 @@ static void fill_progress(struct trainer *trainer) {
   progress->skipped_steps = trainer->state.skipped_steps;
   progress->loss_scale = trainer->state.loss_scale;
   progress->bits = recent->nats / (double)recent->tokens / M_LN2;
-  progress->seconds = trainer->state.seconds;
+  progress->seconds = trainer->seconds;
   progress->tokens_per_second = (double)recent->tokens / recent->seconds;
   progress->flops_per_second = trainer->transformer->flops * (double)recent->steps / recent->seconds;
   progress->seconds_left =
       (double)(progress->last_step - progress->step) * recent->seconds / (double)recent->steps;
   if (trainer->options->seconds > 0)
-    progress->seconds_left = fmin(
-        progress->seconds_left, trainer->start_seconds + trainer->options->seconds - sptx_now());
+    progress->seconds_left =
+        fmin(progress->seconds_left, trainer->start_seconds + trainer->options->seconds - sptx_now());
 }
 
 /* A full disk must not end a run: what could not be written is said, and tried again at the next occasion. */
@@ -260,8 +262,9 @@ static enum sptx_code evaluate(struct trainer *trainer, sptx_error *error) {
   sptx_evaluation evaluation;
   sptx_error unwritten;
   SPTX_TRY(sptx_evaluate_sequences(trainer->transformer, trainer->data, SPTX_DATA_VALIDATION,
-                                   trainer->config.evaluate_items, trainer->communicator, &evaluation, error));
-  double row[] = {trainer->state.seconds, trainer->validation_bits = sptx_evaluation_bits(&evaluation)};
+                                   trainer->config.evaluate_items, trainer->communicator, &evaluation,
+                                   error));
+  double row[] = {trainer->seconds, trainer->validation_bits = sptx_evaluation_bits(&evaluation)};
   if (leads(trainer) &&
       sptx_metrics_add(&trainer->validation, trainer->state.step, row, 2, &unwritten) != SPTX_CODE_OK)
     warn(trainer, "; training goes on", &unwritten);
@@ -316,7 +319,8 @@ enum sptx_code sptx_train(const sptx_config *config, const sptx_train_options *o
     if (code != SPTX_CODE_OK && trainer.weights_sound && !diverged)
       (void)save(&trainer, &unsaved); /* the first error is the one to report */
   }
-  *result = (sptx_train_result){trainer.state, trainer.progress.bits, trainer.validation_bits};
+  *result =
+      (sptx_train_result){trainer.state, trainer.seconds, trainer.progress.bits, trainer.validation_bits};
   clear(&trainer);
   return code;
 }

@@ -7,7 +7,8 @@
 enum { SUM_CHUNK = 4096, START = 256 };
 static const float NORM_EPSILON = 1e-5f;
 
-static struct sptx_block block_of(const sptx_transformer *t, int64_t layer, const struct sptx_pass *pass) {
+static struct sptx_block block_of(const sptx_transformer *t, int64_t layer,
+                                  const struct sptx_model_pass *pass) {
   struct sptx_block block = {
       .device = t->device,
       .type = t->type,
@@ -122,7 +123,7 @@ static enum sptx_code output_backward(sptx_transformer *t, sptx_error *error) {
 }
 
 enum sptx_code sptx_transformer_forward(sptx_transformer *t, const uint8_t *tokens,
-                                        const struct sptx_pass *pass, sptx_error *error) {
+                                        const struct sptx_model_pass *pass, sptx_error *error) {
   sptx_device *device = t->device;
   SPTX_TRY(device->ops->copy_in(device, t->tokens, tokens, (size_t)t->rows, error));
   if (t->mode == SPTX_TRANSFORMER_TRAIN) {
@@ -181,7 +182,7 @@ static enum sptx_code layer_ready(sptx_transformer *t, int64_t layer, sptx_gradi
   return ready(user, begin, end - begin, error);
 }
 
-enum sptx_code sptx_transformer_backward(sptx_transformer *t, const struct sptx_pass *pass,
+enum sptx_code sptx_transformer_backward(sptx_transformer *t, const struct sptx_model_pass *pass,
                                          sptx_gradients_ready *ready, void *user, sptx_error *error) {
   const sptx_parameters *p = &t->parameters;
   SPTX_TRY(output_backward(t, error));
@@ -212,7 +213,7 @@ enum sptx_code sptx_transformer_decode(sptx_transformer *t, int64_t position, ui
   if (position > 0)
     SPTX_TRY(device->ops->copy_in(device, t->tokens + position - 1, &token, 1, error));
   SPTX_TRY(embed_forward(t, position, error));
-  struct sptx_pass pass = {0};
+  struct sptx_model_pass pass = {0};
   for (int64_t layer = 0; layer < t->config.layers; layer++) {
     struct sptx_block block = block_of(t, layer, &pass);
     struct sptx_block_activations *kept = kept_of(t, layer);

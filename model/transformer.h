@@ -47,7 +47,7 @@ typedef struct sptx_transformer {
 } sptx_transformer;
 
 /* What a pass needs beside tokens. */
-struct sptx_pass {
+struct sptx_model_pass {
   int64_t step, first_row; /* for dropout: the step, and this process's first row within the global batch */
   bool dropout;
 };
@@ -65,13 +65,13 @@ enum sptx_code sptx_transformer_set_weights(sptx_transformer *transformer, const
                                             sptx_error *error);
 /* tokens: (batch, length) on the host. Afterwards logits are ready. */
 enum sptx_code sptx_transformer_forward(sptx_transformer *transformer, const uint8_t *tokens,
-                                        const struct sptx_pass *pass, sptx_error *error);
+                                        const struct sptx_model_pass *pass, sptx_error *error);
 /* The sum of the losses over all rows, in nats; losses holds each. When training also starts the backward
  * pass with gradients of (sum of losses) * scale. */
 enum sptx_code sptx_transformer_loss(sptx_transformer *transformer, float scale, double *nats,
                                      sptx_error *error);
 /* Overwrites gradients. ready may be NULL. */
-enum sptx_code sptx_transformer_backward(sptx_transformer *transformer, const struct sptx_pass *pass,
+enum sptx_code sptx_transformer_backward(sptx_transformer *transformer, const struct sptx_model_pass *pass,
                                          sptx_gradients_ready *ready, void *user, sptx_error *error);
 /* Sum of squares of count floats on the device; a NaN or infinity among them comes through. */
 enum sptx_code sptx_transformer_sum_squares(sptx_transformer *transformer, const float *x, int64_t count,

@@ -64,7 +64,7 @@ static sptx_transformer *create(const sptx_config *config, enum sptx_transformer
 
 static double step(sptx_transformer *t, const uint8_t *tokens, bool dropout) {
   sptx_error error = {0};
-  struct sptx_pass pass = {.step = 3, .dropout = dropout};
+  struct sptx_model_pass pass = {.step = 3, .dropout = dropout};
   double nats = 0;
   enum sptx_code code = sptx_transformer_forward(t, tokens, &pass, &error);
   if (code == SPTX_CODE_OK)
