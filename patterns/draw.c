@@ -255,7 +255,7 @@ static enum sptx_code draw_panel(const page *p, const panel *shown, double x, do
   int64_t pairs = 0;
   for (int k = 0; k < list->count; k++)
     pairs += list->pieces[k].pairs;
-  panel_title(panel, text, sizeof text);
+  panel_title(shown, text, sizeof text);
   ink(p->cairo, 0.9);
   say(p->cairo, x, y + LINE, 14, true, text);
   snprintf(text, sizeof text, "keys of query %" PRId64 ", the sequence in rows of %" PRId64, p->request.query,
