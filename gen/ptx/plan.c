@@ -25,15 +25,21 @@ static bool covers(const sptx_view *view, int64_t first, int64_t last) {
   return count == last - first;
 }
 
+static bool tries_hopper(const sptx_gpu_planner *planner) {
+  enum { PORTABLE_FAMILY = 1 };
+  return planner->target == SPTX_PTX_SM90A && planner->schedule.family != PORTABLE_FAMILY;
+}
+
 /* Hopper's own kernels where the target has them and they can do the job; the portable ones run everywhere.
  */
 static enum sptx_code add_forward_piece(sptx_gpu_planner *planner, const sptx_gpu_job *job,
                                         sptx_error *error) {
-  enum { PORTABLE_FAMILY = 1 };
-  if (planner->target == SPTX_PTX_SM90A && planner->schedule.family != PORTABLE_FAMILY) {
+  int kernels = planner->plan->kernel_count, launches = planner->plan->launch_count;
+  if (tries_hopper(planner)) {
     enum sptx_code code = sptx_hopper_forward_add(planner, job, error);
     if (code != SPTX_CODE_UNSUPPORTED)
       return code;
+    sptx_gpu_rewind(planner, kernels, launches);
   }
   return sptx_portable_add_forward(planner, job, error);
 }
@@ -54,17 +60,61 @@ static enum sptx_code add_forward(sptx_gpu_planner *planner, const sptx_piece_li
   return SPTX_CODE_OK;
 }
 
-/* D = rowsum(dO * O), then the pieces. Only Hopper has backward kernels. */
+/* Heads of several classes may share key heads: then dK and dV are sums over classes. */
+static bool mixes_classes(const sptx_gpu_planner *planner) {
+  return planner->class_count > 1 && planner->problem->kv_heads != planner->problem->heads;
+}
+
+static size_t key_sum_bytes(const sptx_problem *problem) {
+  return (size_t)(problem->batch * problem->kv_heads * problem->n_k * problem->head_dim) * 4;
+}
+
+static enum sptx_code share_key_sums(sptx_gpu_planner *planner, sptx_gpu_job *job, sptx_error *error) {
+  size_t bytes = key_sum_bytes(planner->problem);
+  SPTX_TRY(sptx_gpu_share_scratch(planner, SPTX_SCRATCH_D_KV, 2 * bytes, &job->d_k_offset, error));
+  job->d_v_offset = job->d_k_offset + bytes;
+  return SPTX_CODE_OK;
+}
+
+/* D = rowsum(dO * O), then the pieces. */
 static enum sptx_code add_backward(sptx_gpu_planner *planner, const sptx_piece_list *list, sptx_gpu_job *job,
                                    sptx_error *error) {
   const sptx_problem *problem = planner->problem;
-  if (planner->target != SPTX_PTX_SM90A)
-    return sptx_fail(error, SPTX_CODE_UNSUPPORTED,
-                     "the backward pass has GPU kernels for Hopper only: use the device \"cpu\"");
   size_t bytes = (size_t)problem->batch * (size_t)problem->heads * (size_t)problem->n_q * 4;
-  SPTX_TRY(sptx_gpu_add_workspace(planner, bytes, &job->delta_offset, error));
+  SPTX_TRY(sptx_gpu_share_scratch(planner, SPTX_SCRATCH_DELTA, bytes, &job->delta_offset, error));
   SPTX_TRY(sptx_rows_add_delta(planner, job->heads, job->head_count, job->delta_offset, error));
-  return sptx_hopper_backward_add(planner, list, job, error);
+  int kernels = planner->plan->kernel_count, launches = planner->plan->launch_count;
+  if (tries_hopper(planner)) {
+    enum sptx_code code = sptx_hopper_backward_add(planner, list, job, error);
+    if (code != SPTX_CODE_UNSUPPORTED)
+      return code;
+    sptx_gpu_rewind(planner, kernels, launches);
+  }
+  if (mixes_classes(planner))
+    SPTX_TRY(share_key_sums(planner, job, error));
+  return sptx_portable_add_backward(planner, list, job, mixes_classes(planner), error);
+}
+
+/* What classes have added up together: cleared before the first launch, converted after the last. */
+static enum sptx_code finish_key_sums(sptx_gpu_planner *planner, sptx_error *error) {
+  const sptx_problem *problem = planner->problem;
+  sptx_gpu_job job = {0};
+  SPTX_TRY(share_key_sums(planner, &job, error));
+  int32_t *heads = calloc((size_t)problem->kv_heads + 1, sizeof *heads);
+  if (!heads)
+    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for a GPU plan");
+  for (int64_t h = 0; h < problem->kv_heads; h++)
+    heads[h] = (int32_t)h;
+  enum sptx_code code =
+      sptx_rows_add_convert(planner, SPTX_GPU_D_K, job.d_k_offset, heads, problem->kv_heads, error);
+  if (code == SPTX_CODE_OK)
+    code = sptx_rows_add_convert(planner, SPTX_GPU_D_V, job.d_v_offset, heads, problem->kv_heads, error);
+  free(heads);
+  if (planner->plan->launch_count > 0) {
+    planner->plan->launches[0].clear_offset = job.d_k_offset;
+    planner->plan->launches[0].clear_bytes = 2 * key_sum_bytes(problem);
+  }
+  return code;
 }
 
 static enum sptx_code add_class(sptx_gpu_planner *planner, int class, int32_t *heads, sptx_error *error) {
@@ -90,6 +140,8 @@ static enum sptx_code plan_pass(sptx_gpu_planner *planner, sptx_error *error) {
   for (int c = 0; c < planner->class_count && code == SPTX_CODE_OK; c++)
     code = add_class(planner, c, heads, error);
   free(heads);
+  if (code == SPTX_CODE_OK && planner->pass == SPTX_PASS_BACKWARD && mixes_classes(planner))
+    code = finish_key_sums(planner, error);
   return code;
 }
 

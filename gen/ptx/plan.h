@@ -112,6 +112,8 @@ typedef struct sptx_gpu_plan {
   int kernel_count;
   sptx_gpu_launch *launches;
   int launch_count;
+  sptx_set **sets; /* predicates that kernels are specialised on */
+  int set_count;
   void *constants; /* tables the kernels read: work items, tile lists, masks; uploaded once */
   size_t constants_bytes;
   size_t workspace_bytes;

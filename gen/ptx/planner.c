@@ -91,6 +91,35 @@ enum sptx_code sptx_gpu_add_workspace(sptx_gpu_planner *planner, size_t bytes, s
   return SPTX_CODE_OK;
 }
 
+enum sptx_code sptx_gpu_share_scratch(sptx_gpu_planner *planner, enum sptx_gpu_scratch which, size_t bytes,
+                                      size_t *offset, sptx_error *error) {
+  if (!planner->has_scratch[which])
+    SPTX_TRY(sptx_gpu_add_workspace(planner, bytes, &planner->scratch_offset[which], error));
+  planner->has_scratch[which] = true;
+  *offset = planner->scratch_offset[which];
+  return SPTX_CODE_OK;
+}
+
+void sptx_gpu_rewind(sptx_gpu_planner *planner, int kernel_count, int launch_count) {
+  sptx_gpu_plan *plan = planner->plan;
+  while (plan->kernel_count > kernel_count)
+    free(plan->kernels[--plan->kernel_count].spec);
+  while (plan->launch_count > launch_count)
+    free(plan->launches[--plan->launch_count].params);
+}
+
+enum sptx_code sptx_gpu_keep_set(sptx_gpu_planner *planner, const sptx_set *set, const sptx_set **copy,
+                                 sptx_error *error) {
+  sptx_gpu_plan *plan = planner->plan;
+  sptx_set **grown = realloc(plan->sets, (size_t)(plan->set_count + 1) * sizeof *grown);
+  if (!grown)
+    return no_memory(error);
+  plan->sets = grown;
+  SPTX_TRY(sptx_set_copy(set, &grown[plan->set_count], error));
+  *copy = grown[plan->set_count++];
+  return SPTX_CODE_OK;
+}
+
 void sptx_gpu_plan_free(sptx_gpu_plan *plan) {
   if (!plan)
     return;
@@ -98,6 +127,9 @@ void sptx_gpu_plan_free(sptx_gpu_plan *plan) {
     free(plan->kernels[i].spec);
   for (int i = 0; i < plan->launch_count; i++)
     free(plan->launches[i].params);
+  for (int i = 0; i < plan->set_count; i++)
+    sptx_set_free(plan->sets[i]);
+  free(plan->sets);
   free(plan->kernels);
   free(plan->launches);
   free(plan->constants);

@@ -6,6 +6,9 @@
 
 #include "gen/ptx/plan.h"
 
+/* Scratch that all classes of heads use in turn: each needs it for its own launches only. */
+enum sptx_gpu_scratch { SPTX_SCRATCH_DELTA, SPTX_SCRATCH_D_Q, SPTX_SCRATCH_D_KV, SPTX_SCRATCH_COUNT };
+
 typedef struct sptx_gpu_planner {
   const sptx_problem *problem;
   enum sptx_pass pass;
@@ -15,6 +18,8 @@ typedef struct sptx_gpu_planner {
   int class_count;
   const int *class_of_head;
   sptx_gpu_plan *plan;
+  size_t scratch_offset[SPTX_SCRATCH_COUNT];
+  bool has_scratch[SPTX_SCRATCH_COUNT];
 } sptx_gpu_planner;
 
 /* One piece for the query heads of one class. Forward: merge says that O and LSE already hold earlier pieces
@@ -46,5 +51,14 @@ enum sptx_code sptx_gpu_add_constants(sptx_gpu_planner *planner, const void *dat
                                       size_t *offset, sptx_error *error);
 enum sptx_code sptx_gpu_add_workspace(sptx_gpu_planner *planner, size_t bytes, size_t *offset,
                                       sptx_error *error);
+
+/* The offset of shared scratch; the first call makes it, later ones ask for as many bytes. */
+enum sptx_code sptx_gpu_share_scratch(sptx_gpu_planner *planner, enum sptx_gpu_scratch which, size_t bytes,
+                                      size_t *offset, sptx_error *error);
+/* Drops the kernels and launches that came after the first so many: an attempt was given up. */
+void sptx_gpu_rewind(sptx_gpu_planner *planner, int kernel_count, int launch_count);
+/* A copy of a set that lives as long as the plan. */
+enum sptx_code sptx_gpu_keep_set(sptx_gpu_planner *planner, const sptx_set *set, const sptx_set **copy,
+                                 sptx_error *error);
 
 #endif

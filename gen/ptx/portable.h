@@ -11,6 +11,7 @@
 
 #include "gen/ptx/emitter.h"
 #include "gen/ptx/planner.h"
+#include "patterns/set.h"
 
 #define SPTX_PORTABLE_MAX_COLUMNS 128
 #define SPTX_LOG2_E 1.4426950408889634
@@ -35,6 +36,7 @@ typedef struct sptx_portable_spec {
   enum sptx_element element;
   enum sptx_portable_f32 f32_mode;
   int head_dim, warps, row_blocks, columns;
+  int stages; /* gradients: column tiles in shared memory, 1 or 2 */
   enum sptx_piece_kind kind;
   enum sptx_portable_bound_kind lo, hi;
   int query_digits, key_digits;
@@ -42,6 +44,7 @@ typedef struct sptx_portable_spec {
   bool want_d_k, want_d_v; /* D_KV: which of the two this kernel computes */
   bool add, final;         /* gradients: see sptx_gpu_job */
   bool hold_rows;          /* keep the row operand (Q) in registers for the whole loop */
+  const sptx_set *predicate; /* or NULL; owned by the plan */
 } sptx_portable_spec;
 
 /* A bound in 32 bits; see sptx_bound. */
@@ -54,13 +57,19 @@ typedef struct sptx_portable_shared {
   int32_t query_begin, query_end, key_begin, key_end, query_base, key_base, unused[2];
 } sptx_portable_shared;
 
+/* D_KV, BAND: the queries that attend to a tile of keys, and those among them that attend to all of it. */
+typedef struct sptx_portable_range {
+  int32_t first, full_first, full_last, last;
+} sptx_portable_range;
+
 /* The parameter block. Byte strides of (batch, head, position); offsets into constants and workspace. */
 typedef struct sptx_portable_params {
   int64_t q[3], k[3], v[3], o[3];
   int64_t head_table;   /* int32 query heads; D_KV: {kv head, first, count} triples, heads after them */
   int64_t shared_table; /* sptx_portable_shared of each value */
   int64_t tile_start, tile_index, tile_mask, masks; /* TILES */
-  int64_t delta, scratch, scratch_v;                /* workspace: D; dQ or dK; dV */
+  int64_t range_table;              /* D_KV, BAND: sptx_portable_range of tile 0 */
+  int64_t delta, scratch, scratch_v; /* workspace: D; dQ or dK; dV */
   int32_t heads_here, shared_total, tiles, heads, kv_heads, n_q, n_k, first_tile;
   int32_t query_size[SPTX_MAX_DIGITS], query_stride[SPTX_MAX_DIGITS];
   int32_t key_size[SPTX_MAX_DIGITS], key_stride[SPTX_MAX_DIGITS];
@@ -71,6 +80,7 @@ typedef struct sptx_portable_params {
 typedef struct sptx_portable {
   sptx_gpu_emitter *e;
   const sptx_portable_spec *spec;
+  bool columns_are_keys;
   int element_bytes, padded_dim, row_bytes, threads, rows;
   sptx_value thread, lane, warp, group, quad; /* group = lane / 4, quad = lane % 4 */
   sptx_value shared;                          /* first byte of shared memory */
@@ -101,13 +111,25 @@ sptx_value sptx_tensor_rows(sptx_portable *p, sptx_value base, size_t strides, s
 /* Byte address of a position's row; queries start at position n_k - n_q. */
 sptx_value sptx_query_row(sptx_portable *p, sptx_value rows, size_t strides, sptx_value x);
 sptx_value sptx_key_row(sptx_portable *p, sptx_value rows, size_t strides, sptx_value y);
-/* cp.async of `count` rows from inner index first on, zeros from limit on; not yet committed. */
-void sptx_load_tile(sptx_portable *p, sptx_value to, int count, sptx_value rows, size_t strides, bool query,
-                    sptx_value first, sptx_value limit);
+/* A tensor of queries or keys: address of row 0 of the item's (batch, head), strides at params offset. */
+typedef struct sptx_portable_tensor {
+  sptx_value rows;
+  size_t strides;
+  bool query;
+} sptx_portable_tensor;
+/* cp.async of `count` rows from inner index first on, zeros for those that do not exist; not committed. */
+void sptx_load_tile(sptx_portable *p, sptx_value to, int count, sptx_portable_tensor tensor,
+                    sptx_value first);
+/* cp.async of 4 bytes; 0 where not valid. */
+void sptx_copy_word(sptx_portable *p, sptx_value to, sptx_value from, sptx_value valid);
 void sptx_async_commit(sptx_portable *p);
 void sptx_async_wait(sptx_portable *p); /* all groups of this thread */
 sptx_value sptx_load_shared_f32(sptx_portable *p, sptx_value address);
-void sptx_store_shared(sptx_portable *p, sptx_value address, sptx_value value); /* 32 bits */
+void sptx_load_shared_pair(sptx_portable *p, sptx_value address, sptx_value out[2]);
+/* Two neighbouring elements of a type in global memory as floats. */
+void sptx_load_pair(sptx_portable *p, enum sptx_element element, sptx_value address, sptx_value out[2]);
+void sptx_store_pair(sptx_portable *p, enum sptx_element element, sptx_value address, sptx_value a,
+                     sptx_value b);
 
 /* The score of an accumulator element in units of log2: scale, soft cap, ALiBi. *slope of the cap is the
  * derivative of the capped score by the scaled score, for gradients; may be NULL. */
@@ -117,6 +139,8 @@ typedef struct sptx_score {
 sptx_score sptx_score_begin(sptx_portable *p, sptx_value head);
 sptx_value sptx_score_apply(sptx_portable *p, const sptx_score *score, sptx_value raw,
                             sptx_value key_minus_query, sptx_value *slope);
+/* What a score is multiplied with before 2^x: raw products still need the scale, changed scores do not. */
+sptx_value sptx_score_factor(sptx_portable *p, const sptx_score *score);
 
 /* ---- portable_mma.c: matrix products ---- */
 
@@ -148,12 +172,37 @@ void sptx_product_nn(sptx_portable *p, sptx_accumulator *acc, const sptx_accumul
 /* Two floats to two elements in one 32-bit word (16-bit types). */
 sptx_value sptx_portable_pack(sptx_portable *p, sptx_value low, sptx_value high);
 
+/* ---- portable_rows.c: the rows of a CTA, the columns they need, masks ---- */
+
+/* Rows are queries and columns keys, or the other way round (D_KV); both are inner indices of their views.
+ * Since bounds never fall, the columns of a row are a range either way. */
+typedef struct sptx_portable_rows {
+  sptx_value first_row;
+  sptx_value begin[2][2], span[2][2]; /* BAND: columns of this lane's rows: column - begin < span, unsigned */
+  sptx_value position[2][2];          /* where the score or a predicate asks for it */
+  sptx_value full_begin, full_end;    /* BAND: column tiles inside are full */
+  sptx_value step_begin, step_end;    /* BAND: first column of a step; TILES: part of a listed tile */
+  int step_size;
+} sptx_portable_rows;
+
+/* The CTA's first row and its steps: what tells whether there is work. */
+void sptx_rows_steps(sptx_portable *p, sptx_portable_rows *rows);
+/* The ranges and positions of this lane's rows. Rows that do not exist have no columns. */
+void sptx_rows_begin(sptx_portable *p, sptx_portable_rows *rows);
+sptx_value sptx_row_inner(sptx_portable *p, const sptx_portable_rows *rows, int block, int half);
+/* First column of a step; beyond the last step, some column. */
+sptx_value sptx_step_column(sptx_portable *p, const sptx_portable_rows *rows, sptx_value step);
+/* Scores in log2 units where a score change is wanted; else they stay raw. slope: as s, or NULL. */
+void sptx_rows_scores(sptx_portable *p, const sptx_portable_rows *rows, const sptx_score *score,
+                      sptx_accumulator *s, sptx_value column, sptx_accumulator *slope);
+/* Elements that are no pairs of the piece become fill; full tiles skip the work. */
+void sptx_rows_mask(sptx_portable *p, const sptx_portable_rows *rows, sptx_accumulator *s, sptx_value step,
+                    sptx_value column, double fill);
+
 /* ---- kernels ---- */
 enum sptx_code sptx_emit_portable_forward(struct sptx_gpu_emitter *e, const char *symbol, const void *spec,
                                           sptx_error *error);
-enum sptx_code sptx_emit_portable_d_q(struct sptx_gpu_emitter *e, const char *symbol, const void *spec,
-                                      sptx_error *error);
-enum sptx_code sptx_emit_portable_d_kv(struct sptx_gpu_emitter *e, const char *symbol, const void *spec,
-                                       sptx_error *error);
+enum sptx_code sptx_emit_portable_gradient(struct sptx_gpu_emitter *e, const char *symbol, const void *spec,
+                                           sptx_error *error);
 
 #endif

@@ -8,39 +8,20 @@
 
 typedef struct forward {
   sptx_portable p;
+  sptx_portable_rows rows;
   sptx_score score;
-  sptx_value q_tile, k_tile, v_tile, k_rows, v_rows;
-  sptx_value first_row;                    /* inner index of the CTA's first query */
-  sptx_value row_lo[2][2], row_span[2][2]; /* keys of this lane's rows: y - lo < span, unsigned */
-  sptx_value row_position[2][2];
-  sptx_value full_begin, full_end;         /* BAND: key tiles inside are full */
+  sptx_value q_tile, k_tile, v_tile;
+  sptx_portable_tensor k, v;
   sptx_value row_max[2][2], row_sum[2][2]; /* slots */
   sptx_value out[2][SPTX_MAX_BLOCKS][4];   /* slots */
-  sptx_value step_begin, step_end;         /* key steps: first key (BAND) or entry of the tile list */
   sptx_held_rows held;
 } forward;
 
-static sptx_value row_inner(forward *f, int block, int half) {
-  sptx_gpu_emitter *e = f->p.e;
-  sptx_value row = sptx_add(e, sptx_muli(e, f->p.warp, 16 * f->p.spec->row_blocks), f->p.group);
-  return sptx_addi(e, sptx_add(e, f->first_row, row), block * 16 + half * 8);
-}
-
-/* Keys of each row, and the rows' positions where a score needs them. Rows beyond the end have no keys. */
-static void begin_rows(forward *f) {
+static void begin_sums(forward *f) {
   sptx_portable *p = &f->p;
   sptx_gpu_emitter *e = p->e;
   for (int m = 0; m < p->spec->row_blocks; m++)
     for (int h = 0; h < 2; h++) {
-      sptx_value x = row_inner(f, m, h), inside = sptx_icmp(e, LLVMIntSLT, x, p->query_end);
-      if (p->spec->kind == SPTX_PIECE_BAND) {
-        sptx_value lo = sptx_bound_lo(p, x), hi = sptx_bound_hi(p, x);
-        sptx_value span = sptx_max(e, sptx_sub(e, hi, lo), sptx_i32(e, 0));
-        f->row_lo[m][h] = lo;
-        f->row_span[m][h] = sptx_select(e, inside, span, sptx_i32(e, 0));
-      }
-      if (p->spec->alibi)
-        f->row_position[m][h] = sptx_query_position(p, x);
       f->row_max[m][h] = sptx_slot(e, e->f32, sptx_f32(e, -INFINITY));
       f->row_sum[m][h] = sptx_slot(e, e->f32, sptx_f32(e, 0.0));
     }
@@ -50,136 +31,9 @@ static void begin_rows(forward *f) {
         f->out[m][n][i] = sptx_slot(e, e->f32, sptx_f32(e, 0.0));
 }
 
-/* The union of the rows' key ranges, and the part that all rows share: bounds never decrease. */
-static void begin_steps(forward *f) {
-  sptx_portable *p = &f->p;
-  sptx_gpu_emitter *e = p->e;
-  if (p->spec->kind == SPTX_PIECE_TILES) {
-    sptx_value table = SPTX_PARAM64(p, tile_start);
-    f->step_begin = sptx_constant_i32(p, table, p->tile);
-    f->step_end = sptx_constant_i32(p, table, sptx_addi(e, p->tile, 1));
-    return;
-  }
-  sptx_value last = sptx_min(e, sptx_addi(e, f->first_row, p->rows), p->query_end);
-  last = sptx_addi(e, last, -1);
-  f->step_begin = sptx_bound_lo(p, f->first_row);
-  f->step_end = sptx_bound_hi(p, last);
-  f->full_begin = sptx_bound_lo(p, last);
-  f->full_end = sptx_bound_hi(p, f->first_row);
-  /* A tile with rows beyond the end may count as full: their results are not stored. */
-}
-
-static sptx_value first_key(forward *f, sptx_value step) {
-  sptx_portable *p = &f->p;
-  if (p->spec->kind == SPTX_PIECE_BAND)
-    return step;
-  sptx_value last = sptx_max(p->e, sptx_addi(p->e, f->step_end, -1), sptx_i32(p->e, 0));
-  sptx_value tile = sptx_constant_i32(p, SPTX_PARAM64(p, tile_index), sptx_min(p->e, step, last));
-  return sptx_muli(p->e, tile, SPTX_GENERIC_TILE);
-}
-
-static void load_keys(forward *f, sptx_value tile, sptx_value rows, size_t strides, sptx_value key) {
-  sptx_load_tile(&f->p, tile, f->p.spec->columns, rows, strides, false, key, f->p.key_end);
+static void load_keys(forward *f, sptx_value tile, sptx_portable_tensor tensor, sptx_value key) {
+  sptx_load_tile(&f->p, tile, f->p.spec->columns, tensor, key);
   sptx_async_commit(&f->p);
-}
-
-/* Scores of the tile in log2 units where a transform is wanted; else they stay raw and the exponent scales.
- */
-static void transform(forward *f, sptx_accumulator *s, sptx_value key) {
-  sptx_portable *p = &f->p;
-  sptx_gpu_emitter *e = p->e;
-  if (!p->spec->soft_cap && !p->spec->alibi)
-    return;
-  for (int n = 0; n < s->blocks; n++)
-    for (int c = 0; c < 2; c++) {
-      sptx_value position = NULL;
-      if (p->spec->alibi) {
-        sptx_value y = sptx_addi(e, sptx_add(e, key, sptx_muli(e, p->quad, 2)), n * 8 + c);
-        position = sptx_key_position(p, y);
-      }
-      for (int m = 0; m < p->spec->row_blocks; m++)
-        for (int h = 0; h < 2; h++) {
-          sptx_value *value = &s->at[m][n][2 * h + c];
-          sptx_value distance = position ? sptx_sub(e, position, f->row_position[m][h]) : NULL;
-          *value = sptx_score_apply(p, &f->score, *value, distance, NULL);
-        }
-    }
-}
-
-/* Whether the lane's element (block m, half h; column block n, column c) is a pair of the piece. */
-static void mask_band(forward *f, sptx_accumulator *s, sptx_value key) {
-  sptx_portable *p = &f->p;
-  sptx_gpu_emitter *e = p->e;
-  sptx_value start = sptx_add(e, key, sptx_muli(e, p->quad, 2));
-  for (int m = 0; m < p->spec->row_blocks; m++)
-    for (int h = 0; h < 2; h++) {
-      sptx_value offset = sptx_sub(e, start, f->row_lo[m][h]);
-      for (int n = 0; n < s->blocks; n++)
-        for (int c = 0; c < 2; c++) {
-          sptx_value *value = &s->at[m][n][2 * h + c];
-          sptx_value inside = sptx_icmp(e, LLVMIntULT, sptx_addi(e, offset, n * 8 + c), f->row_span[m][h]);
-          *value = sptx_select(e, inside, *value, sptx_f32(e, -INFINITY));
-        }
-    }
-}
-
-static void mask_tile(forward *f, sptx_accumulator *s, sptx_value mask) {
-  sptx_portable *p = &f->p;
-  sptx_gpu_emitter *e = p->e;
-  sptx_value base = sptx_add(e, SPTX_ARG(p, i64, constants), SPTX_PARAM64(p, masks));
-  sptx_value column = sptx_add(e, sptx_muli(e, mask, SPTX_GENERIC_TILE), sptx_muli(e, p->quad, 2));
-  base = sptx_add(e, base, sptx_muli(e, sptx_sext64(e, column), 8));
-  sptx_value row = sptx_add(e, sptx_muli(e, p->warp, 16 * p->spec->row_blocks), p->group);
-  for (int n = 0; n < s->blocks; n++)
-    for (int c = 0; c < 2; c++) {
-      sptx_value word = sptx_load_constant(e, e->i64, sptx_addi(e, base, (n * 8 + c) * 8), 8);
-      word = LLVMBuildLShr(e->builder, word, sptx_zext64(e, row), "");
-      for (int m = 0; m < p->spec->row_blocks; m++)
-        for (int h = 0; h < 2; h++) {
-          sptx_value bit = sptx_andi(e, word, (int64_t)1 << (m * 16 + h * 8));
-          sptx_value *value = &s->at[m][n][2 * h + c];
-          *value =
-              sptx_select(e, sptx_icmp(e, LLVMIntNE, bit, sptx_i64(e, 0)), *value, sptx_f32(e, -INFINITY));
-        }
-    }
-}
-
-static sptx_value step_mask(forward *f, sptx_value step) {
-  return sptx_constant_i32(&f->p, SPTX_PARAM64(&f->p, tile_mask), step);
-}
-
-/* Masks inside a branch, so that full tiles skip it; the scores pass through slots. */
-static void mask_if_partial(forward *f, sptx_accumulator *s, sptx_value step, sptx_value key) {
-  sptx_portable *p = &f->p;
-  sptx_gpu_emitter *e = p->e;
-  sptx_value mask = NULL, partial;
-  if (p->spec->kind == SPTX_PIECE_TILES) {
-    mask = step_mask(f, step);
-    partial = sptx_icmp(e, LLVMIntSGE, mask, sptx_i32(e, 0));
-  } else {
-    sptx_value end = sptx_addi(e, key, p->spec->columns);
-    partial =
-        sptx_or(e, sptx_icmp(e, LLVMIntSLT, key, f->full_begin), sptx_icmp(e, LLVMIntSGT, end, f->full_end));
-  }
-  sptx_value slots[2][SPTX_PORTABLE_MAX_COLUMNS / 8][4];
-  for (int m = 0; m < p->spec->row_blocks; m++)
-    for (int n = 0; n < s->blocks; n++)
-      for (int i = 0; i < 4; i++)
-        slots[m][n][i] = sptx_slot(e, e->f32, s->at[m][n][i]);
-  sptx_if branch = sptx_if_begin(e, partial);
-  if (p->spec->kind == SPTX_PIECE_TILES)
-    mask_tile(f, s, mask);
-  else
-    mask_band(f, s, key);
-  for (int m = 0; m < p->spec->row_blocks; m++)
-    for (int n = 0; n < s->blocks; n++)
-      for (int i = 0; i < 4; i++)
-        sptx_set_slot(e, slots[m][n][i], s->at[m][n][i]);
-  sptx_if_end(e, &branch);
-  for (int m = 0; m < p->spec->row_blocks; m++)
-    for (int n = 0; n < s->blocks; n++)
-      for (int i = 0; i < 4; i++)
-        s->at[m][n][i] = sptx_get(e, slots[m][n][i]);
 }
 
 static sptx_value over_quad(sptx_portable *p, sptx_value x,
@@ -217,12 +71,6 @@ static void soften_row(forward *f, sptx_accumulator *s, int m, int h, sptx_value
     }
 }
 
-/* Scores keep the caller's unit until here: raw products times scale * log2(e), or already log2 units. */
-static sptx_value exponent_factor(forward *f) {
-  bool transformed = f->p.spec->soft_cap || f->p.spec->alibi;
-  return transformed ? sptx_f32(f->p.e, 1.0) : f->score.scale_log2;
-}
-
 static void accumulate(forward *f, const sptx_accumulator *weights) {
   sptx_portable *p = &f->p;
   sptx_accumulator out = {.blocks = p->spec->head_dim / 8};
@@ -240,60 +88,36 @@ static void accumulate(forward *f, const sptx_accumulator *weights) {
 static void walk_keys(forward *f) {
   sptx_portable *p = &f->p;
   sptx_gpu_emitter *e = p->e;
-  int step_size = p->spec->kind == SPTX_PIECE_BAND ? p->spec->columns : 1;
-  size_t k_strides = offsetof(sptx_portable_params, k), v_strides = offsetof(sptx_portable_params, v);
-  sptx_value key_slot = sptx_slot(e, e->i32, first_key(f, f->step_begin));
-  load_keys(f, f->k_tile, f->k_rows, k_strides, sptx_get(e, key_slot));
+  const sptx_portable_rows *rows = &f->rows;
+  sptx_value key_slot = sptx_slot(e, e->i32, sptx_step_column(p, rows, rows->step_begin));
+  load_keys(f, f->k_tile, f->k, sptx_get(e, key_slot));
   if (p->spec->hold_rows) {
     sptx_async_wait(p);
     sptx_barrier(e);
     sptx_hold_rows(p, f->q_tile, &f->held);
   }
-  sptx_loop loop = sptx_loop_begin(e, f->step_begin, f->step_end, sptx_i32(e, step_size));
-  sptx_value key = sptx_get(e, key_slot), next = first_key(f, sptx_addi(e, loop.index, step_size));
+  sptx_loop loop = sptx_loop_begin(e, rows->step_begin, rows->step_end, sptx_i32(e, rows->step_size));
+  sptx_value key = sptx_get(e, key_slot), next_step = sptx_addi(e, loop.index, rows->step_size);
+  sptx_value next = sptx_step_column(p, rows, next_step);
   sptx_async_wait(p);
   sptx_barrier(e); /* K is here; every warp is done with the last V */
-  load_keys(f, f->v_tile, f->v_rows, v_strides, key);
+  load_keys(f, f->v_tile, f->v, key);
   sptx_accumulator s;
   sptx_product_nt(p, &s, f->q_tile, p->spec->hold_rows ? &f->held : NULL, f->k_tile);
-  transform(f, &s, key);
-  mask_if_partial(f, &s, loop.index, key);
+  sptx_rows_scores(p, rows, &f->score, &s, key, NULL);
+  sptx_rows_mask(p, rows, &s, loop.index, key, -INFINITY);
   for (int m = 0; m < p->spec->row_blocks; m++)
     for (int h = 0; h < 2; h++)
-      soften_row(f, &s, m, h, exponent_factor(f));
+      soften_row(f, &s, m, h, sptx_score_factor(p, &f->score));
   sptx_async_wait(p);
   sptx_barrier(e); /* V is here; every warp is done with K */
-  load_keys(f, f->k_tile, f->k_rows, k_strides, next);
+  sptx_if more = sptx_if_begin(e, sptx_icmp(e, LLVMIntSLT, next_step, rows->step_end));
+  load_keys(f, f->k_tile, f->k, next);
+  sptx_if_end(e, &more);
   accumulate(f, &s);
   sptx_set_slot(e, key_slot, next);
   sptx_loop_end(e, &loop);
   sptx_async_wait(p);
-}
-
-/* Loads two neighbouring elements as floats, or stores them. */
-static void load_pair(sptx_portable *p, sptx_value address, sptx_value out[2]) {
-  sptx_gpu_emitter *e = p->e;
-  LLVMTypeRef type = p->spec->element == SPTX_ELEMENT_F32   ? e->f32
-                     : p->spec->element == SPTX_ELEMENT_F16 ? e->f16
-                                                            : e->bf16;
-  sptx_value pair = sptx_load_global(e, LLVMVectorType(type, 2), address, 2 * p->element_bytes);
-  for (int i = 0; i < 2; i++) {
-    out[i] = LLVMBuildExtractElement(e->builder, pair, sptx_i32(e, i), "");
-    if (type != e->f32)
-      out[i] = LLVMBuildFPExt(e->builder, out[i], e->f32, "");
-  }
-}
-
-static void store_pair(sptx_portable *p, sptx_value address, sptx_value a, sptx_value b) {
-  sptx_gpu_emitter *e = p->e;
-  if (p->spec->element != SPTX_ELEMENT_F32) {
-    sptx_store_global(e, sptx_portable_pack(p, a, b), address, 4);
-    return;
-  }
-  sptx_value pair = LLVMGetUndef(LLVMVectorType(e->f32, 2));
-  pair = LLVMBuildInsertElement(e->builder, pair, a, sptx_i32(e, 0), "");
-  pair = LLVMBuildInsertElement(e->builder, pair, b, sptx_i32(e, 1), "");
-  sptx_store_global(e, pair, address, 8);
 }
 
 /* log-sum-exp of this piece in log2 units; -inf for a row without keys. */
@@ -303,7 +127,7 @@ static sptx_value row_log_sum(forward *f, int m, int h, sptx_value *inverse) {
   sptx_value some = sptx_fcmp(e, LLVMRealOGT, sum, sptx_f32(e, 0.0));
   sptx_value safe = sptx_select(e, some, sum, sptx_f32(e, 1.0));
   *inverse = sptx_select(e, some, sptx_reciprocal(e, safe), sptx_f32(e, 0.0));
-  sptx_value log = sptx_fma(e, sptx_get(e, f->row_max[m][h]), exponent_factor(f), sptx_log2(e, safe));
+  sptx_value log = sptx_fma(e, sptx_get(e, f->row_max[m][h]), sptx_score_factor(&f->p, &f->score), sptx_log2(e, safe));
   return sptx_select(e, some, log, sptx_f32(e, -INFINITY));
 }
 
@@ -325,7 +149,7 @@ static sptx_value merge_weights(forward *f, sptx_value now, sptx_value before, s
 static void store_row(forward *f, int m, int h, sptx_value o_rows, sptx_value lse_row) {
   sptx_portable *p = &f->p;
   sptx_gpu_emitter *e = p->e;
-  sptx_value x = row_inner(f, m, h), inverse, old = NULL;
+  sptx_value x = sptx_row_inner(p, &f->rows, m, h), inverse, old = NULL;
   sptx_value log = row_log_sum(f, m, h, &inverse); /* shuffles: outside the branch */
   sptx_if inside = sptx_if_begin(e, sptx_icmp(e, LLVMIntSLT, x, p->query_end));
   sptx_value skipped = sptx_sub(e, SPTX_PARAM32(p, n_k), SPTX_PARAM32(p, n_q));
@@ -344,11 +168,11 @@ static void store_row(forward *f, int m, int h, sptx_value o_rows, sptx_value ls
     for (int c = 0; c < 2; c++)
       value[c] = sptx_mul(e, sptx_get(e, f->out[m][n][2 * h + c]), scale);
     if (p->spec->merge) {
-      load_pair(p, at, earlier);
+      sptx_load_pair(p, p->spec->element, at, earlier);
       for (int c = 0; c < 2; c++)
         value[c] = sptx_fma(e, earlier[c], old, value[c]);
     }
-    store_pair(p, at, value[0], value[1]);
+    sptx_store_pair(p, p->spec->element, at, value[0], value[1]);
   }
   sptx_if first = sptx_if_begin(e, sptx_icmp(e, LLVMIntEQ, p->quad, sptx_i32(e, 0)));
   sptx_store_global(e, sptx_mul(e, log, sptx_f32(e, 1.0 / SPTX_LOG2_E)), lse_at, 4);
@@ -368,14 +192,18 @@ static void store_rows(forward *f) {
       store_row(f, m, h, o_rows, lse_row);
 }
 
+static sptx_portable_tensor key_tensor(sptx_portable *p, sptx_value base, size_t strides) {
+  return (sptx_portable_tensor){sptx_tensor_rows(p, base, strides, p->kv_head), strides, false};
+}
+
 static void begin_tensors(forward *f) {
   sptx_portable *p = &f->p;
   sptx_gpu_emitter *e = p->e;
   f->q_tile = p->shared;
   f->k_tile = sptx_addi(e, f->q_tile, p->rows * p->row_bytes);
   f->v_tile = sptx_addi(e, f->k_tile, p->spec->columns * p->row_bytes);
-  f->k_rows = sptx_tensor_rows(p, SPTX_ARG(p, i64, k), offsetof(sptx_portable_params, k), p->kv_head);
-  f->v_rows = sptx_tensor_rows(p, SPTX_ARG(p, i64, v), offsetof(sptx_portable_params, v), p->kv_head);
+  f->k = key_tensor(p, SPTX_ARG(p, i64, k), offsetof(sptx_portable_params, k));
+  f->v = key_tensor(p, SPTX_ARG(p, i64, v), offsetof(sptx_portable_params, v));
   f->score = sptx_score_begin(p, p->head);
 }
 
@@ -385,19 +213,17 @@ enum sptx_code sptx_emit_portable_forward(struct sptx_gpu_emitter *e, const char
   forward f = {0};
   sptx_portable *p = &f.p;
   sptx_portable_begin(p, e, symbol, spec);
-  f.first_row = sptx_muli(e, p->tile, p->rows);
-  if (p->spec->kind == SPTX_PIECE_BAND)
-    f.first_row = sptx_add(e, f.first_row, p->query_begin);
-  begin_steps(&f);
-  sptx_value work = sptx_icmp(e, LLVMIntSLT, f.first_row, p->query_end);
+  sptx_rows_steps(p, &f.rows);
+  sptx_value work = sptx_icmp(e, LLVMIntSLT, f.rows.first_row, p->query_end);
   if (p->spec->merge) /* nothing to add: leave the rows alone */
-    work = sptx_and(e, work, sptx_icmp(e, LLVMIntSLT, f.step_begin, f.step_end));
+    work = sptx_and(e, work, sptx_icmp(e, LLVMIntSLT, f.rows.step_begin, f.rows.step_end));
   sptx_if branch = sptx_if_begin(e, work);
   begin_tensors(&f);
-  begin_rows(&f);
+  sptx_rows_begin(p, &f.rows);
+  begin_sums(&f);
   size_t q_strides = offsetof(sptx_portable_params, q);
   sptx_value q_rows = sptx_tensor_rows(p, SPTX_ARG(p, i64, q), q_strides, p->head);
-  sptx_load_tile(p, f.q_tile, p->rows, q_rows, q_strides, true, f.first_row, p->query_end);
+  sptx_load_tile(p, f.q_tile, p->rows, (sptx_portable_tensor){q_rows, q_strides, true}, f.rows.first_row);
   walk_keys(&f);
   store_rows(&f);
   sptx_if_end(e, &branch);

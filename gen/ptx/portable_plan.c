@@ -1,6 +1,7 @@
 /* From a piece to portable kernels: choosing tiles, filling the parameter block, adding the launch. */
 #include "gen/ptx/portable_plan.h"
 #include "gen/ptx/portable.h"
+#include "gen/predicate.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,7 +92,7 @@ static enum sptx_code add_shared_table(sptx_gpu_planner *planner, const sptx_pie
   sptx_portable_shared *table = calloc((size_t)total + 1, sizeof *table);
   if (!table)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for a GPU plan");
-  *extent = (sptx_portable_extent){.query_begin = INT64_MAX};
+  *extent = (sptx_portable_extent){.query_begin = INT64_MAX, .key_begin = INT64_MAX};
   for (int64_t s = 0; s < total; s++) {
     int64_t qb, qe, kb, ke;
     sptx_view_inner_range(&piece->query, s, first, last, &qb, &qe);
@@ -106,6 +107,7 @@ static enum sptx_code add_shared_table(sptx_gpu_planner *planner, const sptx_pie
     extent->query_begin = qb < extent->query_begin ? qb : extent->query_begin;
     extent->query_end = qe > extent->query_end ? qe : extent->query_end;
     extent->queries = qe - qb > extent->queries ? qe - qb : extent->queries;
+    extent->key_begin = kb < extent->key_begin ? kb : extent->key_begin;
     extent->keys = ke - kb > extent->keys ? ke - kb : extent->keys;
     extent->key_end = ke > extent->key_end ? ke : extent->key_end;
   }
@@ -142,9 +144,12 @@ enum sptx_code sptx_portable_params_begin(sptx_gpu_planner *planner, const sptx_
   if (problem->element == SPTX_ELEMENT_F32)
     spec->f32_mode =
         planner->schedule.f32_mode ? (enum sptx_portable_f32)planner->schedule.f32_mode : SPTX_F32_TF32X3;
-  if (piece->predicate)
-    return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "GPU kernels cannot do the predicate of piece %s",
+  if (piece->predicate && !sptx_predicate_supported(piece->predicate))
+    return sptx_fail(error, SPTX_CODE_UNSUPPORTED,
+                     "GPU kernels cannot do the predicate of piece '%s': it has numbers above 2^31",
                      piece->name);
+  if (piece->predicate)
+    SPTX_TRY(sptx_gpu_keep_set(planner, piece->predicate, &spec->predicate, error));
   if (piece->kind != SPTX_PIECE_BAND)
     return SPTX_CODE_OK;
   SPTX_TRY(narrow_bound(&piece->lo, extent->query_end, &params->lo, &spec->lo, error));
@@ -155,18 +160,17 @@ enum sptx_code sptx_portable_params_begin(sptx_gpu_planner *planner, const sptx_
 static void default_tiles(sptx_portable_spec *spec, int64_t row_length, int64_t column_length) {
   bool f32 = spec->element == SPTX_ELEMENT_F32, forward = spec->role == SPTX_PORTABLE_FORWARD;
   spec->warps = 4;
+  spec->stages = 2;
   spec->row_blocks = forward && !f32 && spec->head_dim <= 128 ? 2 : 1;
   spec->columns = spec->head_dim <= 128 ? 64 : 32;
   if (f32)
     spec->columns = spec->head_dim <= 128 ? 32 : 16;
-  if (!forward && (f32 || spec->head_dim > 64))
-    spec->columns = f32 && spec->head_dim > 128 ? 16 : 32;
-  if (spec->kind == SPTX_PIECE_TILES) {
+  if (!forward && !f32 && spec->head_dim > 64)
+    spec->columns = 32;
+  if (spec->kind == SPTX_PIECE_TILES)
     spec->warps = 4 / spec->row_blocks;
-    spec->columns = SPTX_GENERIC_TILE;
-    return;
-  }
-  while (spec->row_blocks * spec->warps * 16 >= 2 * row_length && spec->row_blocks * spec->warps > 1) {
+  while (spec->kind == SPTX_PIECE_BAND && spec->row_blocks * spec->warps * 16 >= 2 * row_length &&
+         spec->row_blocks * spec->warps > 1) {
     if (spec->row_blocks > 1)
       spec->row_blocks = 1;
     else
@@ -176,29 +180,50 @@ static void default_tiles(sptx_portable_spec *spec, int64_t row_length, int64_t 
     spec->columns /= 2;
 }
 
+/* Smaller tiles until they fit in shared memory; what the schedule asks for stays. */
+static void shrink_tiles(const sptx_ptx_schedule *wanted, int rows, int columns, sptx_portable_spec *spec) {
+  while (sptx_portable_shared_bytes(spec) > SHARED_LIMIT) {
+    if (!columns && spec->columns > 16)
+      spec->columns /= 2;
+    else if (!wanted->stages && spec->stages > 1)
+      spec->stages = 1;
+    else if (!rows && !wanted->warps && spec->warps > 1)
+      spec->warps /= 2;
+    else
+      return;
+  }
+}
+
 enum sptx_code sptx_portable_tiles(const sptx_gpu_planner *planner, sptx_portable_spec *spec,
                                    const sptx_portable_extent *extent, sptx_error *error) {
   const sptx_ptx_schedule *wanted = &planner->schedule;
-  bool columns_are_keys = spec->role != SPTX_PORTABLE_D_KV;
+  bool columns_are_keys = spec->role != SPTX_PORTABLE_D_KV, band = spec->kind == SPTX_PIECE_BAND;
   default_tiles(spec, columns_are_keys ? extent->queries : extent->keys,
                 columns_are_keys ? extent->keys : extent->queries);
   int rows = columns_are_keys ? wanted->query_tile : wanted->key_tile;
   int columns = columns_are_keys ? wanted->key_tile : wanted->query_tile;
-  if (spec->kind == SPTX_PIECE_BAND) {
-    if (wanted->warps)
-      spec->warps = wanted->warps;
-    if (rows)
-      spec->row_blocks = rows / (16 * spec->warps);
-    if (columns)
-      spec->columns = columns;
-  }
+  if (!band && (rows > SPTX_GENERIC_TILE || SPTX_GENERIC_TILE % (rows ? rows : 16)))
+    rows = 0; /* a schedule for the pattern's bands: a listed tile is not cut so */
+  if (!band && (columns > SPTX_GENERIC_TILE || SPTX_GENERIC_TILE % (columns ? columns : 16)))
+    columns = 0;
+  if (wanted->warps && (band || rows))
+    spec->warps = wanted->warps;
+  if (rows)
+    spec->row_blocks = rows / (16 * spec->warps);
+  if (columns)
+    spec->columns = columns;
+  if (wanted->stages)
+    spec->stages = wanted->stages;
+  shrink_tiles(wanted, rows, columns, spec);
   spec->hold_rows = spec->role == SPTX_PORTABLE_FORWARD && spec->element != SPTX_ELEMENT_F32 &&
                     spec->head_dim * spec->row_blocks <= 128;
   bool legal = spec->warps >= 1 && spec->warps <= 16 && spec->row_blocks >= 1 && spec->row_blocks <= 2 &&
-               spec->columns >= 16 && spec->columns <= SPTX_PORTABLE_MAX_COLUMNS && spec->columns % 16 == 0;
-  if (!legal || (rows && spec->kind == SPTX_PIECE_BAND && rows != 16 * spec->warps * spec->row_blocks))
+               spec->columns >= 16 && spec->columns <= SPTX_PORTABLE_MAX_COLUMNS && spec->columns % 16 == 0 &&
+               spec->stages >= 1 && spec->stages <= 2;
+  if (!legal || (rows && rows != 16 * spec->warps * spec->row_blocks))
     return sptx_fail(error, SPTX_CODE_UNSUPPORTED,
-                     "this schedule is impossible: a warp has 16 or 32 rows, columns are 16 to %d by 16",
+                     "this schedule is impossible: a warp has 16 or 32 rows, columns are 16 to %d by 16, stages "
+                     "1 or 2",
                      SPTX_PORTABLE_MAX_COLUMNS);
   if (sptx_portable_shared_bytes(spec) > SHARED_LIMIT)
     return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "this schedule needs %zu bytes of shared memory of %d",
@@ -207,11 +232,14 @@ enum sptx_code sptx_portable_tiles(const sptx_gpu_planner *planner, sptx_portabl
 }
 
 void sptx_portable_symbol(const sptx_portable_spec *s, char *symbol, size_t size) {
-  char flags[64];
-  snprintf(flags, sizeof flags, "%s%s%s%s%s%s%s%s", s->soft_cap ? "_cap" : "", s->alibi ? "_alibi" : "",
+  char flags[96], predicate[24] = "";
+  if (s->predicate)
+    snprintf(predicate, sizeof predicate, "_p%016llx", (unsigned long long)sptx_predicate_hash(s->predicate));
+  snprintf(flags, sizeof flags, "%s%s%s%s%s%s%s%s%s%s", s->soft_cap ? "_cap" : "", s->alibi ? "_alibi" : "",
            s->merge ? "_merge" : "", s->want_d_k && !s->want_d_v ? "_dk" : "",
            s->want_d_v && !s->want_d_k ? "_dv" : "", s->add ? "_add" : "", s->final ? "_final" : "",
-           s->hold_rows ? "_held" : "");
+           s->hold_rows ? "_held" : "", s->role != SPTX_PORTABLE_FORWARD && s->stages == 1 ? "_s1" : "",
+           predicate);
   snprintf(symbol, size, "sptx_%s_%s_sm80_d%d_r%dx%d_c%d_%s%d%d_v%d%d%s%s", element_names[s->element],
            role_names[s->role], s->head_dim, s->warps, s->row_blocks * 16, s->columns,
            s->kind == SPTX_PIECE_BAND ? "band" : "tiles", (int)s->lo, (int)s->hi, s->query_digits,
@@ -244,7 +272,7 @@ enum sptx_code sptx_portable_launch(sptx_gpu_planner *planner, const sptx_portab
 }
 
 /* The tile list by rows as it stands, row_start and tables narrowed to 32 bits. */
-static enum sptx_code add_tile_rows(sptx_gpu_planner *planner, const sptx_tile_list *tiles,
+enum sptx_code sptx_portable_add_tile_rows(sptx_gpu_planner *planner, const sptx_tile_list *tiles,
                                     sptx_portable_params *params, sptx_error *error) {
   if (tiles->tile_count >= INDEX_LIMIT)
     return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "too many tiles for one GPU launch");
@@ -283,12 +311,14 @@ enum sptx_code sptx_portable_add_tiles(sptx_gpu_planner *planner, const sptx_til
   return SPTX_CODE_OK;
 }
 
-/* Tiles of rows of each shared value; for lists they keep their place in the list. */
-void sptx_portable_row_tiles(const sptx_portable_spec *spec, int64_t begin, int64_t end, int64_t longest,
+void sptx_portable_row_tiles(const sptx_portable_spec *spec, const sptx_portable_extent *extent,
                              sptx_portable_params *params) {
   int64_t rows = spec->warps * spec->row_blocks * 16;
-  if (spec->kind == SPTX_PIECE_BAND) {
-    params->tiles = (int32_t)((longest + rows - 1) / rows);
+  bool keys = spec->role == SPTX_PORTABLE_D_KV;
+  int64_t begin = keys ? extent->key_begin : extent->query_begin;
+  int64_t end = keys ? extent->key_end : extent->query_end;
+  if (spec->kind == SPTX_PIECE_BAND && !keys) {
+    params->tiles = (int32_t)((extent->queries + rows - 1) / rows);
     return;
   }
   params->first_tile = end > begin ? (int32_t)(begin / rows) : 0;
@@ -310,8 +340,8 @@ enum sptx_code sptx_portable_add_forward(sptx_gpu_planner *planner, const sptx_g
   SPTX_TRY(sptx_gpu_add_constants(planner, job->heads, (size_t)job->head_count * 4, &offset, error));
   params.head_table = (int64_t)offset;
   params.heads_here = (int32_t)job->head_count;
-  sptx_portable_row_tiles(&spec, extent.query_begin, extent.query_end, extent.queries, &params);
+  sptx_portable_row_tiles(&spec, &extent, &params);
   if (spec.kind == SPTX_PIECE_TILES)
-    SPTX_TRY(add_tile_rows(planner, &job->piece->tiles, &params, error));
+    SPTX_TRY(sptx_portable_add_tile_rows(planner, &job->piece->tiles, &params, error));
   return sptx_portable_launch(planner, &spec, &params, sptx_emit_portable_forward, error);
 }

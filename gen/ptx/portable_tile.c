@@ -15,15 +15,16 @@ size_t sptx_portable_row_bytes(const sptx_portable_spec *spec) {
   return (size_t)round_to(spec->head_dim * element_bytes(spec), 32) + 16;
 }
 
-/* Forward: Q, K, V. D_Q: Q, dO, two stages of K, V. D_KV: K, V, two stages of Q, dO and four column arrays.
- */
+/* Forward: Q, K, V. D_Q: Q, dO, stages of K, V. D_KV: K and, for dK, V; stages of Q, dO and two floats for
+ * each query. */
 size_t sptx_portable_shared_bytes(const sptx_portable_spec *spec) {
   size_t rows = (size_t)(spec->warps * spec->row_blocks * 16), columns = (size_t)spec->columns;
   size_t row = sptx_portable_row_bytes(spec);
   if (spec->role == SPTX_PORTABLE_FORWARD)
     return (rows + 2 * columns) * row;
-  size_t gradient = (2 * rows + 4 * columns) * row;
-  return spec->role == SPTX_PORTABLE_D_KV ? gradient + 2 * 4 * columns * sizeof(float) : gradient;
+  bool both = spec->role == SPTX_PORTABLE_D_Q || spec->want_d_k;
+  size_t stage = 2 * columns * row + (spec->role == SPTX_PORTABLE_D_KV ? 2 * columns * sizeof(float) : 0);
+  return (both ? 2 : 1) * rows * row + (size_t)spec->stages * stage;
 }
 
 sptx_value sptx_param32(sptx_portable *p, size_t offset) {
@@ -63,8 +64,11 @@ static void decode_item(sptx_portable *p) {
   rest = sptx_udiv(e, rest, tiles);
   p->head_index = sptx_urem(e, rest, heads_here);
   p->batch = sptx_udiv(e, rest, heads_here);
-  if (p->spec->role == SPTX_PORTABLE_D_KV)
+  if (p->spec->role == SPTX_PORTABLE_D_KV) {
+    sptx_value entry = sptx_muli(e, p->head_index, 3);
+    p->kv_head = sptx_constant_i32(p, SPTX_PARAM64(p, head_table), entry);
     return;
+  }
   p->head = sptx_constant_i32(p, SPTX_PARAM64(p, head_table), p->head_index);
   sptx_value group = sptx_udiv(e, SPTX_PARAM32(p, heads), SPTX_PARAM32(p, kv_heads));
   p->kv_head = sptx_udiv(e, p->head, group);
@@ -76,6 +80,7 @@ void sptx_portable_begin(sptx_portable *p, sptx_gpu_emitter *e, const char *symb
   p->element_bytes = element_bytes(spec);
   p->row_bytes = (int)sptx_portable_row_bytes(spec);
   p->padded_dim = (p->row_bytes - 16) / p->element_bytes;
+  p->columns_are_keys = spec->role != SPTX_PORTABLE_D_KV;
   p->threads = spec->warps * 32;
   p->rows = spec->warps * spec->row_blocks * 16;
   sptx_kernel_begin(e, symbol, sizeof(sptx_portable_params), 0, p->threads, 0, 0);
@@ -171,11 +176,20 @@ static void copy_unit(sptx_portable *p, sptx_value to, sptx_value from, sptx_val
            operands, 3, false);
 }
 
-void sptx_load_tile(sptx_portable *p, sptx_value to, int count, sptx_value rows, size_t strides, bool query,
-                    sptx_value first, sptx_value limit) {
+void sptx_copy_word(sptx_portable *p, sptx_value to, sptx_value from, sptx_value valid) {
+  sptx_value bytes = sptx_select(p->e, valid, sptx_i32(p->e, 4), sptx_i32(p->e, 0));
+  sptx_value operands[3] = {to, from, bytes};
+  sptx_asm(p->e, p->e->void_type, "cp.async.ca.shared.global [$0], [$1], 4, $2;", "r,l,r,~{memory}", operands,
+           3, false);
+}
+
+void sptx_load_tile(sptx_portable *p, sptx_value to, int count, sptx_portable_tensor tensor,
+                    sptx_value first) {
   sptx_gpu_emitter *e = p->e;
   int units = (p->row_bytes - 16) / 16, real_units = p->spec->head_dim * p->element_bytes / 16;
-  sptx_value last = sptx_addi(e, limit, -1);
+  sptx_value begin = tensor.query ? p->query_begin : p->key_begin;
+  sptx_value end = tensor.query ? p->query_end : p->key_end, last = sptx_addi(e, end, -1);
+  sptx_value length = sptx_sub(e, end, begin);
   for (int done = 0; done < count * units; done += p->threads) {
     sptx_value index = sptx_addi(e, p->thread, done);
     bool guard = done + p->threads > count * units;
@@ -185,12 +199,15 @@ void sptx_load_tile(sptx_portable *p, sptx_value to, int count, sptx_value rows,
     sptx_value row = sptx_udiv(e, index, sptx_i32(e, units));
     sptx_value unit = sptx_sub(e, index, sptx_muli(e, row, units));
     sptx_value inner = sptx_add(e, first, row);
-    sptx_value valid = sptx_icmp(e, LLVMIntSLT, inner, limit);
+    sptx_value exists = sptx_max(e, sptx_min(e, inner, last), begin);
+    sptx_value valid = sptx_icmp(e, LLVMIntULT, sptx_sub(e, inner, begin), length);
     if (units != real_units)
       valid = sptx_and(e, valid, sptx_icmp(e, LLVMIntULT, unit, sptx_i32(e, real_units)));
-    inner = sptx_min(e, inner, last);
-    sptx_value from = query ? sptx_query_row(p, rows, strides, inner) : sptx_key_row(p, rows, strides, inner);
-    from = sptx_add(e, from, sptx_zext64(e, sptx_muli(e, unit, 16)));
+    sptx_value from = tensor.query ? sptx_query_row(p, tensor.rows, tensor.strides, exists)
+                                   : sptx_key_row(p, tensor.rows, tensor.strides, exists);
+    /* The last unit is padding of the row: its address must exist, too. */
+    sptx_value byte = sptx_muli(e, sptx_min(e, unit, sptx_i32(e, real_units - 1)), 16);
+    from = sptx_add(e, from, sptx_zext64(e, byte));
     sptx_value place = sptx_add(e, sptx_muli(e, row, p->row_bytes), sptx_muli(e, unit, 16));
     copy_unit(p, sptx_add(e, to, place), from, sptx_select(e, valid, sptx_i32(e, 16), sptx_i32(e, 0)));
     if (guard)
@@ -210,9 +227,35 @@ sptx_value sptx_load_shared_f32(sptx_portable *p, sptx_value address) {
   return sptx_asm(p->e, p->e->f32, "ld.shared.f32 $0, [$1];", "=f,r,~{memory}", &address, 1, false);
 }
 
-void sptx_store_shared(sptx_portable *p, sptx_value address, sptx_value value) {
-  sptx_value operands[2] = {address, sptx_bits(p->e, value, p->e->i32)};
-  sptx_asm(p->e, p->e->void_type, "st.shared.b32 [$0], $1;", "r,r,~{memory}", operands, 2, false);
+void sptx_load_shared_pair(sptx_portable *p, sptx_value address, sptx_value out[2]) {
+  sptx_value both = sptx_asm(p->e, sptx_struct_of(p->e, p->e->f32, 2), "ld.shared.v2.f32 {$0,$1}, [$2];",
+                             "=f,=f,r,~{memory}", &address, 1, false);
+  for (int i = 0; i < 2; i++)
+    out[i] = sptx_extract(p->e, both, i);
+}
+
+void sptx_load_pair(sptx_portable *p, enum sptx_element element, sptx_value address, sptx_value out[2]) {
+  sptx_gpu_emitter *e = p->e;
+  LLVMTypeRef type = element == SPTX_ELEMENT_F32 ? e->f32 : element == SPTX_ELEMENT_F16 ? e->f16 : e->bf16;
+  sptx_value pair = sptx_load_global(e, LLVMVectorType(type, 2), address, type == e->f32 ? 8 : 4);
+  for (int i = 0; i < 2; i++) {
+    out[i] = LLVMBuildExtractElement(e->builder, pair, sptx_i32(e, i), "");
+    if (type != e->f32)
+      out[i] = LLVMBuildFPExt(e->builder, out[i], e->f32, "");
+  }
+}
+
+void sptx_store_pair(sptx_portable *p, enum sptx_element element, sptx_value address, sptx_value a,
+                     sptx_value b) {
+  sptx_gpu_emitter *e = p->e;
+  if (element != SPTX_ELEMENT_F32) {
+    sptx_store_global(e, sptx_portable_pack(p, a, b), address, 4);
+    return;
+  }
+  sptx_value pair = LLVMGetUndef(LLVMVectorType(e->f32, 2));
+  pair = LLVMBuildInsertElement(e->builder, pair, a, sptx_i32(e, 0), "");
+  pair = LLVMBuildInsertElement(e->builder, pair, b, sptx_i32(e, 1), "");
+  sptx_store_global(e, pair, address, 8);
 }
 
 sptx_score sptx_score_begin(sptx_portable *p, sptx_value head) {
@@ -256,4 +299,8 @@ sptx_value sptx_score_apply(sptx_portable *p, const sptx_score *score, sptx_valu
     result = sptx_fma(e, distance, score->slope_log2, result);
   }
   return result;
+}
+
+sptx_value sptx_score_factor(sptx_portable *p, const sptx_score *score) {
+  return p->spec->soft_cap || p->spec->alibi ? sptx_f32(p->e, 1.0) : score->scale_log2;
 }
