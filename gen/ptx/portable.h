@@ -41,9 +41,9 @@ typedef struct sptx_portable_spec {
   enum sptx_portable_bound_kind lo, hi;
   int query_digits, key_digits;
   bool soft_cap, alibi, merge;
-  bool want_d_k, want_d_v; /* D_KV: which of the two this kernel computes */
-  bool add, final;         /* gradients: see sptx_gpu_job */
-  bool hold_rows;          /* keep the row operand (Q) in registers for the whole loop */
+  bool want_d_k, want_d_v;   /* D_KV: which of the two this kernel computes */
+  bool add, final;           /* gradients: see sptx_gpu_job */
+  bool hold_rows;            /* keep the row operand (Q) in registers for the whole loop */
   const sptx_set *predicate; /* or NULL; owned by the plan */
 } sptx_portable_spec;
 
@@ -68,8 +68,8 @@ typedef struct sptx_portable_params {
   int64_t head_table;   /* int32 query heads; D_KV: {kv head, first, count} triples, heads after them */
   int64_t shared_table; /* sptx_portable_shared of each value */
   int64_t tile_start, tile_index, tile_mask, masks; /* TILES */
-  int64_t range_table;              /* D_KV, BAND: sptx_portable_range of tile 0 */
-  int64_t delta, scratch, scratch_v; /* workspace: D; dQ or dK; dV */
+  int64_t range_table;                              /* D_KV, BAND: sptx_portable_range of tile 0 */
+  int64_t delta, scratch, scratch_v;                /* workspace: D; dQ or dK; dV */
   int32_t heads_here, shared_total, tiles, heads, kv_heads, n_q, n_k, first_tile;
   int32_t query_size[SPTX_MAX_DIGITS], query_stride[SPTX_MAX_DIGITS];
   int32_t key_size[SPTX_MAX_DIGITS], key_stride[SPTX_MAX_DIGITS];

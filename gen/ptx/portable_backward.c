@@ -1,9 +1,8 @@
-/* The portable gradient kernels (Dao et al. 2022, appendix B). D_Q: rows are queries, and a CTA walks over the
- * keys they attend to. D_KV: rows are keys, and a CTA walks over the queries that attend to them, for each
- * query head that shares the keys. With s the changed score, both recompute P = exp(s - LSE) and then
- *   dS = P * (dO V^T - D) * ds/d(scaled score),
- *   dQ = scale * dS K,   dK = scale * dS^T Q,   dV = P^T dO.
- * Every sum has one order, so that results are the same in each run.
+/* The portable gradient kernels (Dao et al. 2022, appendix B). D_Q: rows are queries, and a CTA walks over
+ * the keys they attend to. D_KV: rows are keys, and a CTA walks over the queries that attend to them, for
+ * each query head that shares the keys. With s the changed score, both recompute P = exp(s - LSE) and then dS
+ * = P * (dO V^T - D) * ds/d(scaled score), dQ = scale * dS K,   dK = scale * dS^T Q,   dV = P^T dO. Every sum
+ * has one order, so that results are the same in each run.
  *
  * The kernels are the same but for the names of operands: rows (Q, dO) and columns (K, V), or rows (K, V) and
  * columns (Q, dO). LSE and D belong to the rows in one and to the columns in the other. */
@@ -16,12 +15,12 @@ typedef struct backward {
   sptx_portable p;
   sptx_portable_rows rows;
   sptx_score score;
-  sptx_value row_tile[2], column_tile[2];           /* shared memory; columns: of stage 0 */
-  sptx_value column_lse, column_delta;              /* D_KV: shared memory, of stage 0 */
+  sptx_value row_tile[2], column_tile[2]; /* shared memory; columns: of stage 0 */
+  sptx_value column_lse, column_delta;    /* D_KV: shared memory, of stage 0 */
   sptx_portable_tensor columns[2];
-  sptx_value lse_plane, delta_plane;                /* of the (batch, head) */
-  sptx_value row_minus_lse[2][2], row_delta[2][2];  /* D_Q; log2 units */
-  sptx_value sum[2][2][SPTX_MAX_BLOCKS][4];         /* slots: [gradient][row block][block][i] */
+  sptx_value lse_plane, delta_plane;               /* of the (batch, head) */
+  sptx_value row_minus_lse[2][2], row_delta[2][2]; /* D_Q; log2 units */
+  sptx_value sum[2][2][SPTX_MAX_BLOCKS][4];        /* slots: [gradient][row block][block][i] */
   sptx_value column_slot, stage_slot;
 } backward;
 
@@ -275,8 +274,8 @@ static void store_row(backward *b, const sink *to, int m, int h) {
   sptx_value place = keys ? sptx_zext64(e, sptx_key_position(p, row)) : query_index(p, row, NULL);
   sptx_value scratch = sptx_add(e, to->scratch, sptx_muli(e, place, 4 * p->spec->head_dim));
   scratch = sptx_add(e, scratch, sptx_zext64(e, sptx_muli(e, p->quad, 8)));
-  sptx_value final = keys ? sptx_key_row(p, to->tensor, to->strides, row)
-                          : sptx_query_row(p, to->tensor, to->strides, row);
+  sptx_value final =
+      keys ? sptx_key_row(p, to->tensor, to->strides, row) : sptx_query_row(p, to->tensor, to->strides, row);
   final = sptx_add(e, final, sptx_zext64(e, sptx_muli(e, p->quad, 2 * p->element_bytes)));
   for (int n = 0; n < p->spec->head_dim / 8; n++) {
     sptx_value value[2], earlier[2], at = sptx_addi(e, scratch, n * 32);

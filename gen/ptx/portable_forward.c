@@ -127,7 +127,8 @@ static sptx_value row_log_sum(forward *f, int m, int h, sptx_value *inverse) {
   sptx_value some = sptx_fcmp(e, LLVMRealOGT, sum, sptx_f32(e, 0.0));
   sptx_value safe = sptx_select(e, some, sum, sptx_f32(e, 1.0));
   *inverse = sptx_select(e, some, sptx_reciprocal(e, safe), sptx_f32(e, 0.0));
-  sptx_value log = sptx_fma(e, sptx_get(e, f->row_max[m][h]), sptx_score_factor(&f->p, &f->score), sptx_log2(e, safe));
+  sptx_value log =
+      sptx_fma(e, sptx_get(e, f->row_max[m][h]), sptx_score_factor(&f->p, &f->score), sptx_log2(e, safe));
   return sptx_select(e, some, log, sptx_f32(e, -INFINITY));
 }
 

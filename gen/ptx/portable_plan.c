@@ -1,7 +1,7 @@
 /* From a piece to portable kernels: choosing tiles, filling the parameter block, adding the launch. */
 #include "gen/ptx/portable_plan.h"
-#include "gen/ptx/portable.h"
 #include "gen/predicate.h"
+#include "gen/ptx/portable.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -165,7 +165,7 @@ static void default_tiles(sptx_portable_spec *spec, int64_t row_length, int64_t 
   spec->columns = spec->head_dim <= 128 ? 64 : 32;
   if (f32)
     spec->columns = spec->head_dim <= 128 ? 32 : 16;
-  if (!forward && !f32 && spec->head_dim > 64)
+  if (!f32 && spec->head_dim > 64 && (!forward || spec->head_dim > 96))
     spec->columns = 32;
   if (spec->kind == SPTX_PIECE_TILES)
     spec->warps = 4 / spec->row_blocks;
@@ -221,10 +221,11 @@ enum sptx_code sptx_portable_tiles(const sptx_gpu_planner *planner, sptx_portabl
                spec->columns >= 16 && spec->columns <= SPTX_PORTABLE_MAX_COLUMNS && spec->columns % 16 == 0 &&
                spec->stages >= 1 && spec->stages <= 2;
   if (!legal || (rows && rows != 16 * spec->warps * spec->row_blocks))
-    return sptx_fail(error, SPTX_CODE_UNSUPPORTED,
-                     "this schedule is impossible: a warp has 16 or 32 rows, columns are 16 to %d by 16, stages "
-                     "1 or 2",
-                     SPTX_PORTABLE_MAX_COLUMNS);
+    return sptx_fail(
+        error, SPTX_CODE_UNSUPPORTED,
+        "this schedule is impossible: a warp has 16 or 32 rows, columns are 16 to %d by 16, stages "
+        "1 or 2",
+        SPTX_PORTABLE_MAX_COLUMNS);
   if (sptx_portable_shared_bytes(spec) > SHARED_LIMIT)
     return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "this schedule needs %zu bytes of shared memory of %d",
                      sptx_portable_shared_bytes(spec), SHARED_LIMIT);
@@ -273,7 +274,7 @@ enum sptx_code sptx_portable_launch(sptx_gpu_planner *planner, const sptx_portab
 
 /* The tile list by rows as it stands, row_start and tables narrowed to 32 bits. */
 enum sptx_code sptx_portable_add_tile_rows(sptx_gpu_planner *planner, const sptx_tile_list *tiles,
-                                    sptx_portable_params *params, sptx_error *error) {
+                                           sptx_portable_params *params, sptx_error *error) {
   if (tiles->tile_count >= INDEX_LIMIT)
     return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "too many tiles for one GPU launch");
   int32_t *start = calloc((size_t)tiles->query_tiles + 1, sizeof *start);

@@ -7,9 +7,9 @@
 enum sptx_code sptx_portable_add_forward(sptx_gpu_planner *planner, const sptx_gpu_job *job,
                                          sptx_error *error);
 
-/* The gradients of one class of heads. d_*_offset of the job and the rest of it are filled in here. mixed: key
- * heads are shared with other classes, so that dK and dV are sums over classes, too: they are added to the
- * float32 scratch at job->d_k_offset and d_v_offset, which the caller clears and converts. */
+/* The gradients of one class of heads. d_*_offset of the job and the rest of it are filled in here. mixed:
+ * key heads are shared with other classes, so that dK and dV are sums over classes, too: they are added to
+ * the float32 scratch at job->d_k_offset and d_v_offset, which the caller clears and converts. */
 enum sptx_code sptx_portable_add_backward(sptx_gpu_planner *planner, const sptx_piece_list *list,
                                           const sptx_gpu_job *job, bool mixed, sptx_error *error);
 
@@ -25,8 +25,8 @@ enum sptx_code sptx_portable_params_begin(sptx_gpu_planner *planner, const sptx_
 /* Chooses warps, row_blocks and columns: the schedule's, else defaults. */
 enum sptx_code sptx_portable_tiles(const sptx_gpu_planner *planner, sptx_portable_spec *spec,
                                    const sptx_portable_extent *extent, sptx_error *error);
-/* Tiles of rows. Those of keys and of lists are counted from inner index 0, those of queries in bands from the
- * first query of each shared value. */
+/* Tiles of rows. Those of keys and of lists are counted from inner index 0, those of queries in bands from
+ * the first query of each shared value. */
 void sptx_portable_row_tiles(const sptx_portable_spec *spec, const sptx_portable_extent *extent,
                              sptx_portable_params *params);
 /* Tile tables by lines (rows or columns of tiles); masks stand once. */

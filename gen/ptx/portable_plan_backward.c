@@ -85,7 +85,8 @@ static enum sptx_code add_ranges(sptx_gpu_planner *planner, const sptx_piece *pi
   return code;
 }
 
-/* The tile list by columns: the same tiles and masks, each column's tiles in ascending order of query tile. */
+/* The tile list by columns: the same tiles and masks, each column's tiles in ascending order of query tile.
+ */
 static enum sptx_code add_tile_columns(sptx_gpu_planner *planner, const sptx_tile_list *tiles,
                                        sptx_portable_params *params, sptx_error *error) {
   if (tiles->tile_count >= INT32_MAX)

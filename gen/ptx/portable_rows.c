@@ -1,7 +1,7 @@
 /* The rows of a CTA and the columns that they attend to, the same for queries that look at keys and for keys
  * that look back at queries: bounds never fall, so that the columns of a row are a range either way. */
-#include "gen/ptx/portable.h"
 #include "gen/predicate.h"
+#include "gen/ptx/portable.h"
 
 static bool wants_positions(const sptx_portable *p) {
   return p->spec->alibi || p->spec->predicate;
@@ -292,7 +292,8 @@ static sptx_value step_mask(sptx_portable *p, sptx_value step) {
   return sptx_constant_i32(p, SPTX_PARAM64(p, tile_mask), sptx_udiv(p->e, step, sptx_i32(p->e, parts)));
 }
 
-/* A tile that is not full. Columns are cut at the end of the rows' common range, where it is no query's fault.
+/* A tile that is not full. Columns are cut at the end of the rows' common range, where it is no query's
+ * fault.
  */
 static sptx_value is_partial(sptx_portable *p, const sptx_portable_rows *rows, sptx_value mask,
                              sptx_value column) {
