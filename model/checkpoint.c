@@ -18,16 +18,18 @@ static sptx_tensor tensor_of(const struct sptx_parameter *parameter, int part) {
   return tensor;
 }
 
-enum { COUNTERS = 5, TEXTS = 2, ENTRIES = COUNTERS + TEXTS };
+enum { COUNTERS = 6, TEXTS = 3, ENTRIES = COUNTERS + TEXTS };
 
 static enum sptx_code write_header(sptx_atomic_file *file, const sptx_parameters *parameters,
                                    const sptx_train_state *state, sptx_error *error) {
-  const char *const names[COUNTERS] = {"step", "updates", "tokens", "skipped_steps", "good_steps"};
-  const int64_t counters[COUNTERS] = {state->step, state->updates, state->tokens, state->skipped_steps,
-                                      state->good_steps};
-  sptx_metadata metadata[ENTRIES] = {{"format", ""}, {"loss_scale", ""}};
+  const char *const names[COUNTERS] = {"step",          "updates",    "tokens",
+                                       "skipped_steps", "good_steps", "recent_tokens"};
+  const int64_t counters[COUNTERS] = {state->step,          state->updates,    state->tokens,
+                                      state->skipped_steps, state->good_steps, state->recent_tokens};
+  sptx_metadata metadata[ENTRIES] = {{"format", ""}, {"loss_scale", ""}, {"recent_nats", ""}};
   snprintf(metadata[0].value, sizeof metadata[0].value, "%s", FORMAT);
   snprintf(metadata[1].value, sizeof metadata[1].value, "%.17g", state->loss_scale);
+  snprintf(metadata[2].value, sizeof metadata[2].value, "%.17g", state->recent_nats);
   for (int c = 0; c < COUNTERS; c++) {
     metadata[TEXTS + c].key = names[c];
     snprintf(metadata[TEXTS + c].value, sizeof metadata->value, "%ld", (long)counters[c]);
@@ -115,6 +117,8 @@ static enum sptx_code read_state(sptx_checkpoint *checkpoint, const char *path, 
                      "%s: its format is '%s', not '%s': no checkpoint of this program", path,
                      format ? format : "", FORMAT);
   SPTX_TRY(read_number(checkpoint, path, "loss_scale", &state->loss_scale, error));
+  SPTX_TRY(read_number(checkpoint, path, "recent_nats", &state->recent_nats, error));
+  SPTX_TRY(read_counter(checkpoint, path, "recent_tokens", &state->recent_tokens, error));
   SPTX_TRY(read_counter(checkpoint, path, "step", &state->step, error));
   SPTX_TRY(read_counter(checkpoint, path, "updates", &state->updates, error));
   SPTX_TRY(read_counter(checkpoint, path, "tokens", &state->tokens, error));

@@ -17,6 +17,8 @@ typedef struct sptx_train_state {
   int64_t skipped_steps; /* without a finite gradient */
   int64_t good_steps;    /* in a row at this loss scale */
   double loss_scale;
+  double recent_nats; /* losses since the last multiple of log_every, over recent_tokens of them */
+  int64_t recent_tokens;
 } sptx_train_state;
 
 /* The parts of a checkpoint; each is as large as the model and laid out as its flat buffer. */

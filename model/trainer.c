@@ -13,10 +13,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* Sums since the last row of metrics.csv; not kept over a resumption, which only shortens one row's mean. */
+/* This call's share of the time since the last row of metrics.csv. */
 struct recent {
-  double nats, seconds;
-  int64_t tokens, steps;
+  double seconds;
+  int64_t steps;
 };
 
 struct trainer {
@@ -148,8 +148,9 @@ static enum sptx_code begin(struct trainer *trainer, sptx_error *error) {
   if (!trainer->tokens)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "no memory for a batch of tokens");
   SPTX_TRY(begin_state(trainer, error));
-  SPTX_TRY(sptx_measure_peak(trainer->transformer->device, trainer->transformer->type,
-                             &trainer->progress.peak_flops_per_second, error));
+  if (trainer->options->progress)
+    SPTX_TRY(sptx_measure_peak(trainer->transformer->device, trainer->transformer->type,
+                               &trainer->progress.peak_flops_per_second, error));
   if (!leads(trainer))
     return SPTX_CODE_OK;
   SPTX_TRY(write_config(trainer, error));
@@ -215,8 +216,10 @@ static enum sptx_code train_step(struct trainer *trainer, bool *stop, sptx_error
   trainer->state.step++;
   trainer->state.tokens += tokens;
   trainer->seconds += seconds;
-  trainer->recent.nats += sums[0];
-  trainer->recent.tokens += tokens;
+  if (isfinite(sums[0])) {
+    trainer->state.recent_nats += sums[0];
+    trainer->state.recent_tokens += tokens;
+  }
   trainer->recent.seconds += seconds;
   trainer->recent.steps++;
   *stop = sums[1] > 0;
@@ -229,9 +232,10 @@ static void fill_progress(struct trainer *trainer) {
   progress->step = trainer->state.step;
   progress->skipped_steps = trainer->state.skipped_steps;
   progress->loss_scale = trainer->state.loss_scale;
-  progress->bits = recent->nats / (double)recent->tokens / M_LN2;
+  progress->bits = trainer->state.recent_nats / (double)trainer->state.recent_tokens / M_LN2;
   progress->seconds = trainer->seconds;
-  progress->tokens_per_second = (double)recent->tokens / recent->seconds;
+  progress->tokens_per_second =
+      (double)(recent->steps * trainer->transformer->rows * trainer->communicator->size) / recent->seconds;
   progress->flops_per_second = trainer->transformer->flops * (double)recent->steps / recent->seconds;
   progress->seconds_left =
       (double)(progress->last_step - progress->step) * recent->seconds / (double)recent->steps;
@@ -254,8 +258,11 @@ static void log_step(struct trainer *trainer, bool last) {
   }
   if (leads(trainer) && trainer->options->progress)
     trainer->options->progress(trainer->options->user, progress);
-  if (progress->logged)
+  if (progress->step % trainer->config.log_every == 0) {
     trainer->recent = (struct recent){0};
+    trainer->state.recent_nats = 0;
+    trainer->state.recent_tokens = 0;
+  }
 }
 
 static enum sptx_code evaluate(struct trainer *trainer, sptx_error *error) {

@@ -27,6 +27,10 @@ void test_folder_remove(void) {
   nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
+void test_remove(const char *name) {
+  nftw(test_path(name), remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 const char *test_path(const char *name) {
   static char paths[8][512];
   static int next;
