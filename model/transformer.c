@@ -141,6 +141,25 @@ enum sptx_code sptx_transformer_forward(sptx_transformer *t, const uint8_t *toke
   return output_forward(t, error);
 }
 
+enum sptx_code sptx_transformer_projections(sptx_transformer *t, const uint8_t *tokens, int64_t layer,
+                                            float *qkv, sptx_error *error) {
+  sptx_device *device = t->device;
+  if (t->mode != SPTX_TRANSFORMER_EVALUATE || t->type != SPTX_F32 || layer < 0 || layer >= t->config.layers)
+    return sptx_fail(error, SPTX_CODE_INVALID_ARGUMENT,
+                     "layer %ld of a model with %ld layers: queries and keys are copied out of an evaluating "
+                     "float32 model",
+                     (long)layer, (long)t->config.layers);
+  SPTX_TRY(device->ops->copy_in(device, t->tokens, tokens, (size_t)t->rows, error));
+  SPTX_TRY(embed_forward(t, 0, error));
+  struct sptx_model_pass pass = {0};
+  for (int64_t at = 0; at <= layer; at++) {
+    struct sptx_block block = block_of(t, at, &pass);
+    SPTX_TRY(sptx_block_forward(&block, kept_of(t, at), &t->scratch, t->h[at + 1], error));
+  }
+  return device->ops->copy_out(device, qkv, kept_of(t, layer)->qkv,
+                               (size_t)(t->rows * 3 * t->config.width) * sizeof(float), error);
+}
+
 /* Adds float32 values (or their squares) up in float64: fixed chunks on the device, then in order here. */
 static enum sptx_code sum_floats(sptx_transformer *t, const float *x, int64_t count, bool squares,
                                  double *sum, sptx_error *error) {

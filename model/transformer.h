@@ -66,6 +66,10 @@ enum sptx_code sptx_transformer_set_weights(sptx_transformer *transformer, const
 /* tokens: (batch, length) on the host. Afterwards logits are ready. */
 enum sptx_code sptx_transformer_forward(sptx_transformer *transformer, const uint8_t *tokens,
                                         const struct sptx_model_pass *pass, sptx_error *error);
+/* Evaluating: runs the blocks up to `layer` on tokens and copies its queries, keys and values, each (heads,
+ * head_dim), to qkv (batch * length, 3 * width) on the host. Needs float32. */
+enum sptx_code sptx_transformer_projections(sptx_transformer *transformer, const uint8_t *tokens,
+                                            int64_t layer, float *qkv, sptx_error *error);
 /* The sum of the losses over all rows, in nats; losses holds each. When training also starts the backward
  * pass with gradients of (sum of losses) * scale. */
 enum sptx_code sptx_transformer_loss(sptx_transformer *transformer, float scale, double *nats,
