@@ -12,6 +12,8 @@
 /* argv[0] is the subcommand's name. Each returns the exit status: 0 done, 1 failed, 2 wrong usage. */
 int sptx_command_train(int argc, char **argv);
 int sptx_command_eval(int argc, char **argv);
+int sptx_command_sample(int argc, char **argv);
+int sptx_command_attention(int argc, char **argv);
 
 enum { SPTX_MODEL_USAGE = 2, SPTX_MODEL_MOST_SETTINGS = 64 };
 

@@ -1,4 +1,4 @@
-/* Draws with cairo; see picture.h. */
+/* Draws images and attention with cairo, to .png or .svg files; see picture.h. */
 #include "model/picture.h"
 #include "patterns/output.h"
 

@@ -13,6 +13,8 @@ static const struct {
 } COMMANDS[] = {
     {"train", sptx_command_train, "trains a model from a configuration"},
     {"eval", sptx_command_eval, "measures a trained model's bits per byte on a file"},
+    {"sample", sptx_command_sample, "draws text, an image or sound from a trained model"},
+    {"attention", sptx_command_attention, "draws what a head of a trained model attends to"},
 };
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof COMMANDS[0] };
 
