@@ -1,7 +1,6 @@
 /* Opening the CUDA driver library and naming its errors. */
 #include "runtime/cuda_driver.h"
 #include <dlfcn.h>
-#include <stdbool.h>
 #include <string.h>
 
 static enum sptx_code resolve(sptx_cuda_driver *driver, sptx_error *error) {
@@ -47,11 +46,13 @@ enum sptx_code sptx_cuda_check(const sptx_cuda_driver *driver, sptx_cu_result re
                                sptx_error *error) {
   if (result == 0)
     return SPTX_CODE_OK;
-  const char *name = NULL, *text = NULL;
+  const char *name = NULL, *text = NULL, *remedy = "";
   driver->GetErrorName(result, &name);
   driver->GetErrorString(result, &text);
-  bool memory = result == SPTX_CU_ERROR_OUT_OF_MEMORY;
-  return sptx_fail(error, memory ? SPTX_CODE_DEVICE_MEMORY : SPTX_CODE_DEVICE, "%s: %s, %s%s", call,
-                   name ? name : "unknown error", text ? text : "no text",
-                   memory ? "; free device memory or use a smaller shape" : "");
+  if (result == SPTX_CU_ERROR_OUT_OF_MEMORY)
+    remedy = "; free device memory or use a smaller shape";
+  else if (result == SPTX_CU_ERROR_UNSUPPORTED_PTX_VERSION)
+    remedy = "; this driver is too old for the kernel: install a newer one, or use the device \"cpu\"";
+  return sptx_fail(error, result == SPTX_CU_ERROR_OUT_OF_MEMORY ? SPTX_CODE_DEVICE_MEMORY : SPTX_CODE_DEVICE,
+                   "%s: %s, %s%s", call, name ? name : "unknown error", text ? text : "no text", remedy);
 }

@@ -43,7 +43,6 @@ struct CUmemPoolProps_st;
   X(ModuleUnload, "cuModuleUnload", (sptx_cu_module))                                                        \
   X(ModuleGetFunction, "cuModuleGetFunction", (sptx_cu_function *, sptx_cu_module, const char *))            \
   X(FuncSetAttribute, "cuFuncSetAttribute", (sptx_cu_function, unsigned int, int))                           \
-  X(FuncGetAttribute, "cuFuncGetAttribute", (int *, unsigned int, sptx_cu_function))                         \
   X(LinkCreate, "cuLinkCreate_v2", (unsigned int, unsigned int *, void **, sptx_cu_link *))                  \
   X(LinkAddData, "cuLinkAddData_v2",                                                                         \
     (sptx_cu_link, unsigned int, void *, size_t, const char *, unsigned int, unsigned int *, void **))       \
@@ -63,7 +62,8 @@ struct CUmemPoolProps_st;
   X(MemcpyHtoD, "cuMemcpyHtoD_v2", (sptx_cu_pointer, const void *, size_t))                                  \
   X(MemcpyDtoH, "cuMemcpyDtoH_v2", (void *, sptx_cu_pointer, size_t))                                        \
   X(MemsetD32Async, "cuMemsetD32Async", (sptx_cu_pointer, unsigned int, size_t, sptx_cu_stream))             \
-  X(PointerGetAttribute, "cuPointerGetAttribute", (void *, unsigned int, sptx_cu_pointer))                   \
+  X(PointerGetAttributes, "cuPointerGetAttributes",                                                          \
+    (unsigned int, unsigned int *, void **, sptx_cu_pointer))                                                \
   X(StreamCreate, "cuStreamCreate", (sptx_cu_stream *, unsigned int))                                        \
   X(StreamDestroy, "cuStreamDestroy_v2", (sptx_cu_stream))                                                   \
   X(StreamSynchronize, "cuStreamSynchronize", (sptx_cu_stream))                                              \
@@ -101,9 +101,6 @@ enum {
   SPTX_CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
   SPTX_CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97,
   SPTX_CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8,
-  SPTX_CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES = 3,
-  SPTX_CU_JIT_INFO_LOG_BUFFER = 3,
-  SPTX_CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES = 4,
   SPTX_CU_JIT_ERROR_LOG_BUFFER = 5,
   SPTX_CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES = 6,
   SPTX_CU_JIT_INPUT_PTX = 1,

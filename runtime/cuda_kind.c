@@ -1,11 +1,9 @@
-/* The device kind "cuda": compiles the PTX plan of each pass and lets the driver assemble it, or takes the
- * machine code from the cache, and enqueues its launches on the caller's stream. */
+/* The device kind "cuda": plans each pass, gets its kernels (runtime/cuda_code.c), and enqueues the plan's
+ * launches on the caller's stream. */
 #include "runtime/cuda_kind.h"
 
 #include "gen/compile.h"
-#include "runtime/cache.h"
-#include <llvm-c/BitWriter.h>
-#include <llvm-c/Core.h>
+#include "runtime/cuda_code.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,16 +15,11 @@ typedef struct cuda_state {
   sptx_cuda_device device;
 } cuda_state;
 
-/* One attention pass, ready to run. */
-typedef struct cuda_pass {
-  sptx_gpu_plan *plan; /* NULL: not prepared */
-  sptx_cuda_program program;
-  bool loaded, compiled; /* compiled: now, rather than read from the cache */
-} cuda_pass;
-
 typedef struct cuda_attention {
   const sptx_cuda_device *device;
-  cuda_pass passes[PASSES];
+  sptx_gpu_plan *plans[PASSES]; /* NULL: not prepared */
+  sptx_cuda_program programs[PASSES];
+  bool compiled; /* at least one kernel, rather than read from the cache */
   sptx_cu_pointer alibi_slopes;
   float scale, soft_cap;
 } cuda_attention;
@@ -79,98 +72,43 @@ static void close_cuda(void *device) {
   free(state);
 }
 
-/* Everything that determines the machine code: the IR, from which one LLVM makes one PTX, who assembles it,
- * and for which GPU. The IR rather than the PTX: a warm creation then runs no LLVM pass. */
-static sptx_cache_key key_of(const sptx_unit *unit, const sptx_cuda_device *device) {
-  unsigned llvm[3];
-  const int machine[] = {device->major, device->minor, device->driver_version};
-  LLVMGetVersion(&llvm[0], &llvm[1], &llvm[2]);
-  sptx_cache_key key = {0};
-  sptx_cache_key_add(&key, SPTX_VERSION, sizeof SPTX_VERSION);
-  sptx_cache_key_add(&key, llvm, sizeof llvm);
-  sptx_cache_key_add(&key, machine, sizeof machine);
-  sptx_cache_key_add(&key, unit->target->name, strlen(unit->target->name));
-  LLVMMemoryBufferRef bitcode = LLVMWriteBitcodeToMemoryBuffer(unit->module);
-  sptx_cache_key_add(&key, LLVMGetBufferStart(bitcode), LLVMGetBufferSize(bitcode));
-  LLVMDisposeMemoryBuffer(bitcode);
-  return key;
-}
-
-static enum sptx_code load(const sptx_cuda_device *device, cuda_pass *pass, const void *cubin,
-                           size_t lse_bytes, sptx_error *error) {
-  SPTX_TRY(sptx_cuda_program_load(device, pass->plan, cubin, lse_bytes, &pass->program, error));
-  pass->loaded = true;
-  return SPTX_CODE_OK;
-}
-
-/* The machine code of a unit that is built: from the cache, or compiled and put there. */
-static enum sptx_code load_code(const sptx_cuda_device *device, cuda_pass *pass, sptx_unit *unit,
-                                size_t lse_bytes, const sptx_cache *cache, sptx_error *error) {
-  sptx_cache_key key = key_of(unit, device);
-  size_t size;
-  void *cubin = sptx_cache_load(cache, key, "cubin", &size);
-  enum sptx_code code = cubin ? load(device, pass, cubin, lse_bytes, NULL) : SPTX_CODE_COMPILE;
-  free(cubin);
-  if (code == SPTX_CODE_OK)
-    return code; /* else: one that the driver does not load is one more kind of damage */
-  pass->compiled = true;
-  SPTX_TRY(sptx_compile_unit(unit, SPTX_STAGE_EMIT, error));
-  SPTX_TRY(sptx_cuda_assemble(device, unit->code, &cubin, &size, error));
-  code = load(device, pass, cubin, lse_bytes, error);
-  if (code == SPTX_CODE_OK)
-    sptx_cache_store(cache, key, "cubin", cubin, size);
-  free(cubin);
-  return code;
-}
-
-static enum sptx_code prepare(const sptx_cuda_device *device, cuda_pass *pass, const sptx_request *request,
-                              enum sptx_pass which, sptx_error *error) {
-  const sptx_problem *problem = &request->problem;
-  const sptx_target *target;
-  SPTX_TRY(sptx_target_find(sptx_ptx_target_name(sptx_cuda_device_target(device)), &target, error));
-  sptx_unit unit = {.problem = problem,
-                    .lists = request->lists,
-                    .class_of_head = request->class_of_head,
-                    .pass = which,
-                    .target = target,
-                    .schedule = request->schedules[which]};
-  size_t rows =
-      (size_t)(problem->batch * problem->heads) * (which == SPTX_PASS_DECODE ? 1 : (size_t)problem->n_q);
-  enum sptx_code code = sptx_compile_unit(&unit, SPTX_STAGE_BUILD, error);
-  pass->plan = unit.gpu;
-  if (code == SPTX_CODE_OK)
-    code = load_code(device, pass, &unit, rows * sizeof(float), request->cache, error);
-  unit.gpu = NULL; /* it is the pass's now */
-  sptx_unit_clear(&unit);
-  return code;
-}
-
 static void destroy(void *attention) {
   cuda_attention *cuda = attention;
   for (int which = 0; which < PASSES; which++) {
-    if (cuda->passes[which].loaded)
-      sptx_cuda_program_unload(cuda->device, &cuda->passes[which].program);
-    sptx_gpu_plan_free(cuda->passes[which].plan);
+    sptx_cuda_program_clear(&cuda->programs[which]);
+    sptx_gpu_plan_free(cuda->plans[which]);
   }
   sptx_cuda_free(cuda->device, cuda->alibi_slopes);
   free(cuda);
 }
 
-/* Prepares the wanted passes at once: LLVM and the driver's assembler take most of the time. */
+static enum sptx_code plan_pass(cuda_attention *cuda, const sptx_request *request, enum sptx_pass which,
+                                sptx_error *error) {
+  const sptx_problem *problem = &request->problem;
+  int64_t rows = problem->batch * problem->heads * (which == SPTX_PASS_DECODE ? 1 : problem->n_q);
+  sptx_unit unit = {.problem = problem,
+                    .lists = request->lists,
+                    .class_of_head = request->class_of_head,
+                    .pass = which,
+                    .schedule = request->schedules[which]};
+  SPTX_TRY(
+      sptx_target_find(sptx_ptx_target_name(sptx_cuda_device_target(cuda->device)), &unit.target, error));
+  enum sptx_code code = sptx_compile_unit(&unit, SPTX_STAGE_SCHEDULE, error);
+  cuda->plans[which] = unit.gpu; /* even one that a verifier refuses */
+  if (code == SPTX_CODE_OK)
+    code = sptx_cuda_program_create(cuda->device, unit.gpu, (size_t)rows * sizeof(float),
+                                    &cuda->programs[which], error);
+  return code;
+}
+
+/* Plans the wanted passes, then gets the kernels of all of them at once. */
 static enum sptx_code prepare_passes(cuda_attention *cuda, const sptx_request *request, sptx_error *error) {
   const bool wanted[PASSES] = {true, request->backward, request->decode};
-  enum sptx_code codes[PASSES] = {SPTX_CODE_OK, SPTX_CODE_OK, SPTX_CODE_OK};
-  sptx_error errors[PASSES];
-#pragma omp parallel for num_threads(request->threads < PASSES ? request->threads : PASSES)                  \
-    schedule(dynamic, 1)
   for (int which = 0; which < PASSES; which++)
     if (wanted[which])
-      codes[which] =
-          prepare(cuda->device, &cuda->passes[which], request, (enum sptx_pass)which, &errors[which]);
-  for (int which = 0; which < PASSES; which++)
-    if (codes[which] != SPTX_CODE_OK)
-      return sptx_fail(error, codes[which], "%s", errors[which].message);
-  return SPTX_CODE_OK;
+      SPTX_TRY(plan_pass(cuda, request, (enum sptx_pass)which, error));
+  return sptx_cuda_code_load(cuda->programs, PASSES, request->cache, request->threads, &cuda->compiled,
+                             error);
 }
 
 static enum sptx_code upload_slopes(cuda_attention *cuda, const sptx_request *request, sptx_error *error) {
@@ -214,21 +152,17 @@ static enum sptx_code run(void *attention, enum sptx_pass which, const sptx_tens
                               .scale = cuda->scale,
                               .soft_cap = cuda->soft_cap,
                               .position = tensors->position};
-  return sptx_cuda_program_run(cuda->device, &cuda->passes[which].program, &args, tensors->stream, error);
+  return sptx_cuda_program_run(&cuda->programs[which], &args, tensors->stream, error);
 }
 
 static void info(void *attention, sptx_attention_info *info) {
   const cuda_attention *cuda = attention;
-  info->useful_pairs = cuda->passes[SPTX_PASS_FORWARD].plan->useful_pairs;
-  info->computed_pairs = cuda->passes[SPTX_PASS_FORWARD].plan->computed_pairs;
-  info->cache_hit = 1;
-  for (int which = 0; which < PASSES; which++) {
-    const cuda_pass *pass = &cuda->passes[which];
-    if (pass->plan && pass->plan->workspace_bytes > info->workspace_bytes)
-      info->workspace_bytes = pass->plan->workspace_bytes;
-    if (pass->compiled)
-      info->cache_hit = 0;
-  }
+  info->useful_pairs = cuda->plans[SPTX_PASS_FORWARD]->useful_pairs;
+  info->computed_pairs = cuda->plans[SPTX_PASS_FORWARD]->computed_pairs;
+  info->cache_hit = !cuda->compiled;
+  for (int which = 0; which < PASSES; which++)
+    if (cuda->plans[which] && cuda->plans[which]->workspace_bytes > info->workspace_bytes)
+      info->workspace_bytes = cuda->plans[which]->workspace_bytes;
 }
 
 static void describe(void *device, int threads, char *text, size_t size) {
