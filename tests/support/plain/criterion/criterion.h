@@ -10,7 +10,7 @@
 #include <string.h>
 
 struct plain_test {
-  const char *suite, *name;
+  const char *suite, *name; /* name NULL: what TestSuite says of all tests of the suite */
   void (*body)(void), (*init)(void), (*fini)(void);
   bool disabled;
   double timeout; /* meson's own timeout serves */
@@ -18,7 +18,15 @@ struct plain_test {
   struct plain_test *next;
 };
 
-extern struct plain_test *plain_tests;
+extern struct plain_test *plain_tests, *plain_suites;
+
+#define TestSuite(suite_, ...)                                                                               \
+  static struct plain_test plain_suite_##suite_ = {.suite = #suite_, __VA_ARGS__};                           \
+  __attribute__((constructor)) static void plain_register_suite_##suite_(void) {                             \
+    plain_suite_##suite_.next = plain_suites;                                                                \
+    plain_suites = &plain_suite_##suite_;                                                                    \
+  }                                                                                                          \
+  _Static_assert(true, "takes the semicolon")
 
 #define Test(suite_, name_, ...)                                                                             \
   static void plain_body_##suite_##_##name_(void);                                                           \
@@ -39,7 +47,6 @@ extern struct plain_test *plain_tests;
       exit(1);                                                                                               \
     }                                                                                                        \
   } while (0)
-#define cr_expect cr_assert
 #define cr_assert_not(a, ...) cr_assert(!(a), __VA_ARGS__)
 #define cr_assert_eq(a, b, ...) cr_assert((a) == (b), __VA_ARGS__)
 #define cr_assert_neq(a, b, ...) cr_assert((a) != (b), __VA_ARGS__)
@@ -53,9 +60,21 @@ extern struct plain_test *plain_tests;
 #define cr_assert_arr_eq(a, b, size, ...) cr_assert(!memcmp(a, b, size), __VA_ARGS__)
 #define cr_assert_float_eq(a, b, tolerance, ...)                                                             \
   cr_assert((a) - (b) <= (tolerance) && (b) - (a) <= (tolerance), __VA_ARGS__)
+#define cr_expect cr_assert
+#define cr_expect_not cr_assert_not
+#define cr_expect_eq cr_assert_eq
+#define cr_expect_neq cr_assert_neq
+#define cr_expect_lt cr_assert_lt
+#define cr_expect_leq cr_assert_leq
+#define cr_expect_gt cr_assert_gt
+#define cr_expect_geq cr_assert_geq
+#define cr_expect_null cr_assert_null
+#define cr_expect_not_null cr_assert_not_null
+#define cr_expect_str_eq cr_assert_str_eq
+#define cr_expect_float_eq cr_assert_float_eq
 #define cr_assert_fail(...) cr_assert(false, __VA_ARGS__)
 #define cr_log_info(...) (fprintf(stderr, __VA_ARGS__), fputc('\n', stderr))
-#define cr_skip(...)                                                                                         \
+#define cr_skip_test(...)                                                                                    \
   do {                                                                                                       \
     cr_log_info("skipped: " __VA_ARGS__);                                                                    \
     return;                                                                                                  \
