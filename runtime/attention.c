@@ -38,7 +38,7 @@ static sptx_status check_pattern_arguments(sptx_context *ctx, const void *source
                                "pattern is NULL; pass where to put the pattern");
   *pattern = NULL;
   if (!source)
-    return sptx_context_refuse(ctx, SPTX_CODE_INVALID_ARGUMENT, "%s is NULL", source_name);
+    return sptx_context_refuse(ctx, SPTX_CODE_INVALID_ARGUMENT, "%s is NULL; it is needed", source_name);
   if (!params && param_count > 0)
     return sptx_context_refuse(ctx, SPTX_CODE_INVALID_ARGUMENT, "params is NULL but param_count is %zu",
                                param_count);
@@ -86,11 +86,11 @@ void sptx_pattern_destroy(sptx_pattern *pattern) {
 }
 
 size_t sptx_pattern_steps(const sptx_pattern *pattern) {
-  return sptx_pattern_step_count(pattern);
+  return pattern ? sptx_pattern_step_count(pattern) : 0;
 }
 
 size_t sptx_pattern_step_of_layer(const sptx_pattern *pattern, int64_t layer) {
-  return sptx_pattern_layer_step(pattern, layer);
+  return pattern ? sptx_pattern_layer_step(pattern, layer) : 0;
 }
 
 static sptx_strides strides_of(sptx_tensor_strides strides) {
@@ -197,7 +197,8 @@ sptx_status sptx_attention_create_scheduled(sptx_context *ctx, const sptx_patter
     return sptx_context_refuse(ctx, SPTX_CODE_INVALID_ARGUMENT, "attention is NULL; pass where to put it");
   *attention = NULL;
   if (!pattern || !desc)
-    return sptx_context_refuse(ctx, SPTX_CODE_INVALID_ARGUMENT, "%s is NULL", pattern ? "desc" : "pattern");
+    return sptx_context_refuse(ctx, SPTX_CODE_INVALID_ARGUMENT, "%s is NULL; it is needed",
+                               pattern ? "desc" : "pattern");
   double start = seconds_now();
   sptx_error error = {0};
   sptx_compilation compilation = {.pattern = pattern, .step = (size_t)desc->step};

@@ -103,7 +103,7 @@ SPTX_API sptx_status sptx_pattern_from_text(sptx_context *ctx, const char *text,
                                             const char *name, const sptx_param *params, size_t param_count,
                                             sptx_pattern **pattern);
 SPTX_API void sptx_pattern_destroy(sptx_pattern *pattern);
-/* How many steps an interleaved pattern has (1 for any other), and which one a layer runs. */
+/* How many steps an interleaved pattern has (1 for any other), and which one a layer runs; 0 for NULL. */
 SPTX_API size_t sptx_pattern_steps(const sptx_pattern *pattern);
 SPTX_API size_t sptx_pattern_step_of_layer(const sptx_pattern *pattern, int64_t layer);
 

@@ -103,7 +103,7 @@ def main(build, root, prefix, libdir):
         check_header(work, installed / "include/sptx/sptx.h")
         for static in (False, True):
             check_example(work, root, installed, installed / libdir, static)
-        for command in ("sptx-bench",):
+        for command in ("sptx-run", "sptx-bench"):
             assert run(installed / "bin" / command, "--version",
                        env=dict(os.environ, LD_LIBRARY_PATH=str(installed / libdir))).startswith(command)
 
