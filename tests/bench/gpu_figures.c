@@ -272,6 +272,7 @@ static enum sptx_code time_host(gpu_bench *bench, const options *o, int row, cJS
 static bool measure_host(gpu_bench *bench, const options *o, cJSON *json) {
   char cache[] = "/tmp/sptx-figures-XXXXXX", command[128];
   bool good = mkdtemp(cache) != NULL;
+  sptx_context_set_threads(bench->context, 0); /* as a caller would */
   for (int row = 0; row < ROWS && good; row++) {
     sptx_error error = {0};
     if (!selected(o->rows, rows[row].name) || rows[row].goal[0] == 0)

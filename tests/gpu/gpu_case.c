@@ -187,7 +187,7 @@ static enum sptx_code create_tensors(run_state *s, uint64_t seed) {
 
 #define POINTER(tensor) ((void *)(uintptr_t)s->tensors[tensor].device)
 
-static enum sptx_code enqueue(run_state *s, enum sptx_pass pass) {
+static enum sptx_code call(run_state *s, enum sptx_pass pass) {
   void *stream = s->session->stream;
   float *lse = s->c->without_lse ? NULL : (float *)(uintptr_t)s->lse;
   if (pass == SPTX_PASS_FORWARD)
@@ -198,6 +198,39 @@ static enum sptx_code enqueue(run_state *s, enum sptx_pass pass) {
                                           POINTER(O), lse, stream));
   return check(s, sptx_attention_backward(s->attention, POINTER(Q), POINTER(K), POINTER(V), POINTER(O), lse,
                                           POINTER(D_O), POINTER(D_Q), POINTER(D_K), POINTER(D_V), stream));
+}
+
+#define DRIVER(session, function, ...)                                                                       \
+  sptx_cuda_check(&(session)->driver, (session)->driver.function(__VA_ARGS__), "cu" #function, &s->error)
+
+/* Captures the call in a graph, and launches that. */
+static enum sptx_code call_captured(run_state *s, enum sptx_pass pass) {
+  gpu_session *session = s->session;
+  sptx_cu_graph graph = NULL;
+  sptx_cu_executable executable = NULL;
+  SPTX_TRY(DRIVER(session, StreamBeginCapture, session->stream, 0));
+  enum sptx_code code = call(s, pass);
+  sptx_cu_result ended = session->driver.StreamEndCapture(session->stream, &graph);
+  if (code == SPTX_CODE_OK)
+    code = sptx_cuda_check(&session->driver, ended, "cuStreamEndCapture", &s->error);
+  if (code == SPTX_CODE_OK)
+    code = DRIVER(session, GraphInstantiate, &executable, graph, 0);
+  if (code == SPTX_CODE_OK)
+    code = DRIVER(session, GraphLaunch, executable, session->stream);
+  if (executable)
+    session->driver.GraphExecDestroy(executable);
+  if (graph)
+    session->driver.GraphDestroy(graph);
+  return code;
+}
+
+static enum sptx_code enqueue(run_state *s, enum sptx_pass pass) {
+  if (!s->c->captured)
+    return call(s, pass);
+  SPTX_TRY(sptx_cuda_enter(&s->session->device, &s->error));
+  enum sptx_code code = call_captured(s, pass);
+  sptx_cuda_leave(&s->session->device);
+  return code;
 }
 
 /* Runs a pass on poisoned outputs, and fetches them. */
@@ -391,9 +424,10 @@ void gpu_case_print(const gpu_case *c, char *text, size_t size) {
                c->parameter ? c->parameter : "", (long long)c->step, sptx_element_name(c->element),
                sptx_pass_name(c->pass), (long long)c->batch, (long long)c->heads, (long long)c->kv_heads,
                (long long)c->n_q, (long long)c->n_k, c->head_dim, layouts[c->layout]);
-  snprintf(text + used, size - (size_t)used, "%s%s%s%s%s%s", c->soft_cap != 0 ? " cap" : "",
-           c->alibi ? " alibi" : "", c->nondeterministic ? " nondeterministic" : "",
-           c->without_lse ? " no lse" : "", c->schedule ? " " : "", c->schedule ? c->schedule : "");
+  snprintf(text + used, size - (size_t)used, "%s%s%s%s%s%s%s", c->captured ? " captured" : "",
+           c->soft_cap != 0 ? " cap" : "", c->alibi ? " alibi" : "",
+           c->nondeterministic ? " nondeterministic" : "", c->without_lse ? " no lse" : "",
+           c->schedule ? " " : "", c->schedule ? c->schedule : "");
   for (char *newline; (newline = strchr(text, '\n'));)
     *newline = ';';
 }

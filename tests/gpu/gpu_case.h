@@ -19,6 +19,7 @@ typedef struct gpu_case {
   enum gpu_layout layout;
   float scale, soft_cap; /* 0: the default, none */
   bool alibi, nondeterministic, without_lse;
+  bool captured;    /* runs as a CUDA graph */
   int repeats;      /* backward: so many runs must agree bit for bit */
   int64_t position; /* decode */
   const char *schedule;

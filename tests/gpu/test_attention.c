@@ -198,6 +198,22 @@ static void add_repeats(void) {
     }
 }
 
+static void add_captured(void) {
+  for (size_t p = 0; p < COUNT(few); p++)
+    for (int pass = SPTX_PASS_FORWARD; pass <= SPTX_PASS_DECODE; pass++) {
+      gpu_case c = plain;
+      c.pattern = few[p].name;
+      c.parameter = few[p].parameter;
+      c.pass = (enum sptx_pass)pass;
+      c.nondeterministic = true;
+      c.repeats = 0;
+      c.captured = true;
+      c.without_lse = pass == SPTX_PASS_FORWARD; /* the lent one is then memory of the graph */
+      c.position = 333;
+      add(c);
+    }
+}
+
 /* The portable kernels, where Hopper's would be taken. */
 static void add_portable(void) {
   for (size_t p = 0; p < COUNT(library); p++)
@@ -373,6 +389,7 @@ int main(int argc, char **argv) {
   add_shapes();
   add_layouts_and_scores();
   add_repeats();
+  add_captured();
   add_portable();
   if (o.list) {
     print_list();
