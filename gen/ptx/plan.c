@@ -129,7 +129,7 @@ static enum sptx_code add_class(sptx_gpu_planner *planner, int class, int32_t *h
     return add_forward(planner, list, &job, error);
   if (planner->pass == SPTX_PASS_BACKWARD)
     return add_backward(planner, list, &job, error);
-  return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "this pass has no GPU kernels yet: use the device \"cpu\"");
+  return sptx_portable_add_decode(planner, list, &job, error);
 }
 
 static enum sptx_code plan_pass(sptx_gpu_planner *planner, sptx_error *error) {

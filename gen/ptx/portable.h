@@ -20,6 +20,7 @@ enum sptx_portable_role {
   SPTX_PORTABLE_FORWARD,
   SPTX_PORTABLE_D_Q,
   SPTX_PORTABLE_D_KV,
+  SPTX_PORTABLE_DECODE,
 };
 
 enum sptx_portable_bound_kind {
@@ -40,6 +41,7 @@ typedef struct sptx_portable_spec {
   enum sptx_piece_kind kind;
   enum sptx_portable_bound_kind lo, hi;
   int query_digits, key_digits;
+  int view_digits; /* DECODE: of the query view, shared ones too */
   bool soft_cap, alibi, merge;
   bool want_d_k, want_d_v;   /* D_KV: which of the two this kernel computes */
   bool add, final;           /* gradients: see sptx_gpu_job */
@@ -62,6 +64,11 @@ typedef struct sptx_portable_range {
   int32_t first, full_first, full_last, last;
 } sptx_portable_range;
 
+/* DECODE: a digit of the query view, by falling stride, and its weight in the shared and the inner index. */
+typedef struct sptx_portable_digit {
+  int32_t size, stride, shared_weight, inner_weight;
+} sptx_portable_digit;
+
 /* The parameter block. Byte strides of (batch, head, position); offsets into constants and workspace. */
 typedef struct sptx_portable_params {
   int64_t q[3], k[3], v[3], o[3];
@@ -74,6 +81,11 @@ typedef struct sptx_portable_params {
   int32_t query_size[SPTX_MAX_DIGITS], query_stride[SPTX_MAX_DIGITS];
   int32_t key_size[SPTX_MAX_DIGITS], key_stride[SPTX_MAX_DIGITS];
   sptx_portable_bound lo, hi;
+  /* DECODE: the query view; CTAs that share a query's keys; this piece's first part of the query's `slots`.
+   */
+  int32_t query_view_base, splits, first_slot, slots;
+  sptx_portable_digit digits[2 * SPTX_MAX_DIGITS];
+  int64_t partial_out, partial_sum; /* workspace: see portable_decode.c */
 } sptx_portable_params;
 
 /* A kernel while it is written. */
@@ -95,6 +107,8 @@ size_t sptx_portable_shared_bytes(const sptx_portable_spec *spec);
 /* Begins the kernel and decodes the work item: everything in sptx_portable but kv_head and head of D_KV. */
 void sptx_portable_begin(sptx_portable *p, sptx_gpu_emitter *e, const char *symbol,
                          const sptx_portable_spec *spec);
+/* The CTA's shared value. */
+void sptx_portable_shared_value(sptx_portable *p, sptx_value index);
 sptx_value sptx_param32(sptx_portable *p, size_t offset);
 sptx_value sptx_param64(sptx_portable *p, size_t offset);
 #define SPTX_PARAM32(p, field) sptx_param32(p, offsetof(sptx_portable_params, field))
@@ -195,6 +209,8 @@ sptx_value sptx_step_column(sptx_portable *p, const sptx_portable_rows *rows, sp
 /* Scores in log2 units where a score change is wanted; else they stay raw. slope: as s, or NULL. */
 void sptx_rows_scores(sptx_portable *p, const sptx_portable_rows *rows, const sptx_score *score,
                       sptx_accumulator *s, sptx_value column, sptx_accumulator *slope);
+/* Is the pair of positions in the piece's predicate (spec->predicate is not NULL)? */
+sptx_value sptx_predicate_holds(sptx_portable *p, sptx_value query, sptx_value key);
 /* Elements that are no pairs of the piece become fill; full tiles skip the work. */
 void sptx_rows_mask(sptx_portable *p, const sptx_portable_rows *rows, sptx_accumulator *s, sptx_value step,
                     sptx_value column, double fill);
@@ -204,5 +220,9 @@ enum sptx_code sptx_emit_portable_forward(struct sptx_gpu_emitter *e, const char
                                           sptx_error *error);
 enum sptx_code sptx_emit_portable_gradient(struct sptx_gpu_emitter *e, const char *symbol, const void *spec,
                                            sptx_error *error);
+enum sptx_code sptx_emit_portable_decode(struct sptx_gpu_emitter *e, const char *symbol, const void *spec,
+                                         sptx_error *error);
+enum sptx_code sptx_emit_portable_combine(struct sptx_gpu_emitter *e, const char *symbol, const void *spec,
+                                          sptx_error *error);
 
 #endif

@@ -10,7 +10,7 @@
 #define INDEX_LIMIT ((int64_t)1 << 30) /* positions and inner indices are 32-bit in kernels */
 
 static const char *const element_names[] = {"f32", "f16", "bf16"};
-static const char *const role_names[] = {"forward", "d_q", "d_kv"};
+static const char *const role_names[] = {"forward", "d_q", "d_kv", "decode"};
 static const char *const f32_names[] = {"", "_tf32x3", "_ffma", "_tf32"};
 
 static int64_t saturate(int64_t value) {
@@ -119,9 +119,8 @@ static enum sptx_code add_shared_table(sptx_gpu_planner *planner, const sptx_pie
   return code;
 }
 
-enum sptx_code sptx_portable_params_begin(sptx_gpu_planner *planner, const sptx_piece *piece,
-                                          sptx_portable_spec *spec, sptx_portable_params *params,
-                                          sptx_portable_extent *extent, sptx_error *error) {
+enum sptx_code sptx_portable_fill_problem(const sptx_gpu_planner *planner, sptx_portable_params *params,
+                                          sptx_error *error) {
   const sptx_problem *problem = planner->problem;
   int64_t bytes = problem->element == SPTX_ELEMENT_F32 ? 4 : 2;
   SPTX_TRY(check_strides(planner, &problem->q, "q", bytes, params->q, error));
@@ -132,6 +131,14 @@ enum sptx_code sptx_portable_params_begin(sptx_gpu_planner *planner, const sptx_
   params->kv_heads = (int32_t)problem->kv_heads;
   params->n_q = (int32_t)saturate(problem->n_q);
   params->n_k = (int32_t)saturate(problem->n_k);
+  return SPTX_CODE_OK;
+}
+
+enum sptx_code sptx_portable_params_begin(sptx_gpu_planner *planner, const sptx_piece *piece,
+                                          sptx_portable_spec *spec, sptx_portable_params *params,
+                                          sptx_portable_extent *extent, sptx_error *error) {
+  const sptx_problem *problem = planner->problem;
+  SPTX_TRY(sptx_portable_fill_problem(planner, params, error));
   SPTX_TRY(fill_views(piece, params, error));
   SPTX_TRY(add_shared_table(planner, piece, extent, params, error));
   spec->element = problem->element;
@@ -233,9 +240,11 @@ enum sptx_code sptx_portable_tiles(const sptx_gpu_planner *planner, sptx_portabl
 }
 
 void sptx_portable_symbol(const sptx_portable_spec *s, char *symbol, size_t size) {
-  char flags[96], predicate[24] = "";
+  char flags[96], predicate[32] = "";
   if (s->predicate)
     snprintf(predicate, sizeof predicate, "_p%016llx", (unsigned long long)sptx_predicate_hash(s->predicate));
+  if (s->role == SPTX_PORTABLE_DECODE)
+    snprintf(predicate + strlen(predicate), sizeof predicate - strlen(predicate), "_g%d", s->view_digits);
   snprintf(flags, sizeof flags, "%s%s%s%s%s%s%s%s%s%s", s->soft_cap ? "_cap" : "", s->alibi ? "_alibi" : "",
            s->merge ? "_merge" : "", s->want_d_k && !s->want_d_v ? "_dk" : "",
            s->want_d_v && !s->want_d_k ? "_dv" : "", s->add ? "_add" : "", s->final ? "_final" : "",

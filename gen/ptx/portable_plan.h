@@ -13,11 +13,18 @@ enum sptx_code sptx_portable_add_forward(sptx_gpu_planner *planner, const sptx_g
 enum sptx_code sptx_portable_add_backward(sptx_gpu_planner *planner, const sptx_piece_list *list,
                                           const sptx_gpu_job *job, bool mixed, sptx_error *error);
 
+/* Decode of one class of heads: all its pieces (there may be none), and what combines them. */
+enum sptx_code sptx_portable_add_decode(sptx_gpu_planner *planner, const sptx_piece_list *list,
+                                        const sptx_gpu_job *job, sptx_error *error);
+
 /* Extent of a piece over all shared values: the widest range and the longest ranges of inner indices. */
 typedef struct sptx_portable_extent {
   int64_t query_begin, query_end, queries, key_begin, key_end, keys;
 } sptx_portable_extent;
 
+/* Strides and sizes of the call. */
+enum sptx_code sptx_portable_fill_problem(const sptx_gpu_planner *planner, sptx_portable_params *params,
+                                          sptx_error *error);
 /* Everything in spec and params that depends on the piece and the problem only. */
 enum sptx_code sptx_portable_params_begin(sptx_gpu_planner *planner, const sptx_piece *piece,
                                           sptx_portable_spec *spec, sptx_portable_params *params,

@@ -198,10 +198,7 @@ void sptx_rows_scores(sptx_portable *p, const sptx_portable_rows *rows, const sp
 
 /* ---- masks ---- */
 
-/* Bit 2n + c of bits[m][h]: is the element's pair in the predicate's set? A loop, since its code may be long.
- */
-static void predicate_bits(sptx_portable *p, const sptx_portable_rows *rows, int blocks, sptx_value column,
-                           sptx_value bits[2][2]) {
+sptx_value sptx_predicate_holds(sptx_portable *p, sptx_value query, sptx_value key) {
   sptx_gpu_emitter *e = p->e;
   sptx_ir ir = {.context = e->context,
                 .module = e->module,
@@ -217,6 +214,14 @@ static void predicate_bits(sptx_portable *p, const sptx_portable_rows *rows, int
                 .bf16 = e->bf16,
                 .f32 = e->f32,
                 .pointer = e->pointer};
+  return sptx_predicate_emit(&ir, p->spec->predicate, query, key);
+}
+
+/* Bit 2n + c of bits[m][h]: is the element's pair in the predicate's set? A loop, since its code may be long.
+ */
+static void predicate_bits(sptx_portable *p, const sptx_portable_rows *rows, int blocks, sptx_value column,
+                           sptx_value bits[2][2]) {
+  sptx_gpu_emitter *e = p->e;
   sptx_value slots[2][2], first = lane_column(p, column);
   for (int m = 0; m < p->spec->row_blocks; m++)
     for (int h = 0; h < 2; h++)
@@ -230,7 +235,7 @@ static void predicate_bits(sptx_portable *p, const sptx_portable_rows *rows, int
       for (int h = 0; h < 2; h++) {
         sptx_value row = rows->position[m][h];
         sptx_value query = p->columns_are_keys ? row : position, key = p->columns_are_keys ? position : row;
-        sptx_value member = sptx_predicate_emit(&ir, p->spec->predicate, query, key);
+        sptx_value member = sptx_predicate_holds(p, query, key);
         member = LLVMBuildShl(e->builder, LLVMBuildZExt(e->builder, member, e->i32, ""), shift, "");
         sptx_set_slot(e, slots[m][h], sptx_or(e, sptx_get(e, slots[m][h]), member));
       }

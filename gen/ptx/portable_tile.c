@@ -20,6 +20,8 @@ size_t sptx_portable_row_bytes(const sptx_portable_spec *spec) {
 size_t sptx_portable_shared_bytes(const sptx_portable_spec *spec) {
   size_t rows = (size_t)(spec->warps * spec->row_blocks * 16), columns = (size_t)spec->columns;
   size_t row = sptx_portable_row_bytes(spec);
+  if (spec->role == SPTX_PORTABLE_DECODE)
+    return (size_t)(spec->warps * (spec->head_dim + 2)) * sizeof(float);
   if (spec->role == SPTX_PORTABLE_FORWARD)
     return (rows + 2 * columns) * row;
   bool both = spec->role == SPTX_PORTABLE_D_Q || spec->want_d_k;
@@ -42,7 +44,7 @@ sptx_value sptx_constant_i32(sptx_portable *p, sptx_value table, sptx_value inde
   return sptx_load_constant(e, e->i32, address, 4);
 }
 
-static void load_shared_entry(sptx_portable *p, sptx_value index) {
+void sptx_portable_shared_value(sptx_portable *p, sptx_value index) {
   sptx_value table = SPTX_PARAM64(p, shared_table), first = sptx_muli(p->e, index, 8);
   sptx_value *fields[] = {&p->query_begin, &p->query_end,  &p->key_begin,
                           &p->key_end,     &p->query_base, &p->key_base};
@@ -56,7 +58,7 @@ static void decode_item(sptx_portable *p) {
   sptx_value item = sptx_block_index(e), shared_total = SPTX_PARAM32(p, shared_total);
   sptx_value tiles = SPTX_PARAM32(p, tiles), heads_here = SPTX_PARAM32(p, heads_here);
   sptx_value rest = sptx_udiv(e, item, shared_total);
-  load_shared_entry(p, sptx_urem(e, item, shared_total));
+  sptx_portable_shared_value(p, sptx_urem(e, item, shared_total));
   sptx_value tile = sptx_urem(e, rest, tiles);
   if (p->spec->role != SPTX_PORTABLE_D_KV)
     tile = sptx_sub(e, sptx_addi(e, tiles, -1), tile);

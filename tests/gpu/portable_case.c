@@ -52,6 +52,13 @@ static void tensor_fill(tensor *t, uint64_t *seed) {
   }
 }
 
+/* Rows of a cache that are not filled yet. */
+static void spoil_after(tensor *t, int64_t position) {
+  for (int64_t i = 0; i < values_of(t); i++)
+    if (i / t->dim % t->rows > position)
+      reference_store(t->element, t->bytes, place_of(t, i), NAN);
+}
+
 static bool gaps_written(const tensor *t) {
   size_t size = reference_element_size(t->element);
   unsigned char *used = calloc((size_t)t->elements + 1, 1);
@@ -140,6 +147,10 @@ static void tensors_create(const portable_session *s, tensors *t) {
   tensor_fill(&t->k, &seed);
   tensor_fill(&t->v, &seed);
   tensor_fill(&t->d_o, &seed);
+  if (c->pass == SPTX_PASS_DECODE && s->instance.causal) {
+    spoil_after(&t->k, c->position);
+    spoil_after(&t->v, c->position);
+  }
   for (int64_t h = 0; h < c->heads; h++)
     t->slopes[h] = exp2f(-8.0f * (float)(h + 1) / (float)c->heads);
   t->scale = 1 / sqrtf((float)c->head_dim);

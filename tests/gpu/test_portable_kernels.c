@@ -77,6 +77,11 @@ static portable_case random_case(const char *pattern, uint64_t *state) {
   c.alibi = draw(state, 3) == 0;
   c.schedule.f32_mode = c.element == F32 ? (int)draw(state, 4) : 0;
   c.seed = *state;
+  if (draw(state, 4) == 0) {
+    c.pass = SPTX_PASS_DECODE;
+    c.n_q = c.n_k;
+    c.position = (int64_t)draw(state, (uint64_t)c.n_k);
+  }
   return c;
 }
 
@@ -125,6 +130,18 @@ Test(portable, widest_f16) {
   portable_case c = case_of(dense, H16, 256, 130);
   c.heads = 1;
   portable_case_check(&c);
+}
+
+/* Several CTAs share the keys of a query, none or all of a warp's lanes are one key's. */
+Test(portable, decode) {
+  for (int dim = 16; dim <= 256; dim += 80) {
+    portable_case c =
+        case_of("causal: true\nattend: {any: [{columns: {every: 3, last: 2}}, {window: {left: 50}}]}\n",
+                dim % 3 == 0 ? F32 : B16, dim, 1000);
+    c.pass = SPTX_PASS_DECODE;
+    c.position = 990;
+    portable_case_check(&c);
+  }
 }
 
 /* Each tile that a schedule may ask for. */
