@@ -227,6 +227,17 @@ sptx_value sptx_bits(sptx_gpu_emitter *e, sptx_value a, LLVMTypeRef type) {
   return LLVMBuildBitCast(e->builder, a, type, "");
 }
 
+/* sm_80 has no instruction for bf16, but its bits are the upper half of the float's. */
+sptx_value sptx_widen(sptx_gpu_emitter *e, sptx_value a) {
+  LLVMTypeRef type = LLVMTypeOf(a);
+  if (type == e->f32)
+    return a;
+  if (type == e->f16)
+    return LLVMBuildFPExt(e->builder, a, e->f32, "");
+  sptx_value bits = LLVMBuildZExt(e->builder, sptx_bits(e, a, e->i16), e->i32, "");
+  return sptx_bits(e, LLVMBuildShl(e->builder, bits, sptx_i32(e, 16), ""), e->f32);
+}
+
 sptx_value sptx_exp2(sptx_gpu_emitter *e, sptx_value x) {
   return sptx_intrinsic(e, "llvm.nvvm.ex2.approx.ftz.f", NULL, 0, &x, 1);
 }

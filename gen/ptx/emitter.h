@@ -62,6 +62,8 @@ sptx_value sptx_zext64(sptx_gpu_emitter *e, sptx_value a);
 sptx_value sptx_sext64(sptx_gpu_emitter *e, sptx_value a);
 sptx_value sptx_trunc32(sptx_gpu_emitter *e, sptx_value a);
 sptx_value sptx_bits(sptx_gpu_emitter *e, sptx_value a, LLVMTypeRef type); /* same bits, other type */
+/* An f16, bf16 or f32 as f32. */
+sptx_value sptx_widen(sptx_gpu_emitter *e, sptx_value a);
 
 /* Approximate functions of one instruction: 2^x, log2 x, 1/x. */
 sptx_value sptx_exp2(sptx_gpu_emitter *e, sptx_value x);

@@ -33,7 +33,7 @@ static void load_eight(sptx_portable *p, sptx_value address, sptx_value out[EIGH
     sptx_value vector = sptx_load_global(e, LLVMVectorType(type, (unsigned)width), at, 16);
     for (int j = 0; j < width; j++) {
       sptx_value value = LLVMBuildExtractElement(e->builder, vector, sptx_i32(e, j), "");
-      out[i + j] = type == e->f32 ? value : LLVMBuildFPExt(e->builder, value, e->f32, "");
+      out[i + j] = sptx_widen(e, value);
     }
   }
 }

@@ -241,9 +241,7 @@ void sptx_load_pair(sptx_portable *p, enum sptx_element element, sptx_value addr
   LLVMTypeRef type = element == SPTX_ELEMENT_F32 ? e->f32 : element == SPTX_ELEMENT_F16 ? e->f16 : e->bf16;
   sptx_value pair = sptx_load_global(e, LLVMVectorType(type, 2), address, type == e->f32 ? 8 : 4);
   for (int i = 0; i < 2; i++) {
-    out[i] = LLVMBuildExtractElement(e->builder, pair, sptx_i32(e, i), "");
-    if (type != e->f32)
-      out[i] = LLVMBuildFPExt(e->builder, out[i], e->f32, "");
+    out[i] = sptx_widen(e, LLVMBuildExtractElement(e->builder, pair, sptx_i32(e, i), ""));
   }
 }
 

@@ -70,7 +70,7 @@ static void load_eight(rows_kernel *k, LLVMTypeRef type, bool aligned, sptx_valu
     sptx_value loaded = sptx_load_global(e, vector, sptx_addi(e, address, i * bytes), width * bytes);
     for (int j = 0; j < width; j++) {
       sptx_value value = LLVMBuildExtractElement(e->builder, loaded, sptx_i32(e, j), "");
-      out[i + j] = type == e->f32 ? value : LLVMBuildFPExt(e->builder, value, e->f32, "");
+      out[i + j] = sptx_widen(e, value);
     }
   }
 }
