@@ -426,6 +426,7 @@ void sptx_x86_emit_backward(sptx_x86_emitter *e, const char *symbol) {
   sptx_backward b = {.e = e, .f = &f};
   LLVMValueRef unit = open_item(&b), first = sptx_x86_unit_field(e, unit, offsetof(sptx_x86_unit, first));
   LLVMValueRef last = sptx_ir_add(ir, first, sptx_x86_unit_field(e, unit, offsetof(sptx_x86_unit, count)));
+  sptx_x86_forget_copies(e);
   fill_ones(e, e->layout.weight);
   fill_ones(e, e->layout.earlier);
   sptx_ir_loop heads, tiles;
@@ -436,8 +437,13 @@ void sptx_x86_emit_backward(sptx_x86_emitter *e, const char *symbol) {
   LLVMValueRef tile = sptx_ir_i64(ir, e->query_tile), origin = b.item.queries.begin;
   if (e->shape->listed) /* on the list's grid */
     origin = sptx_ir_mul(ir, sptx_ir_div(ir, origin, tile), tile);
-  sptx_ir_loop_begin(ir, &tiles, origin, b.item.queries.end, tile, false, NULL, 0);
-  b.item.first = tiles.index;
+  /* From the last tile on: under a causal band it sees the keys of all others, whose copies then stand ready.
+   */
+  LLVMValueRef length = sptx_ir_sub(ir, b.item.queries.end, origin), one = sptx_ir_i64(ir, 1);
+  LLVMValueRef count = sptx_ir_div(ir, sptx_ir_add(ir, length, sptx_ir_sub(ir, tile, one)), tile);
+  sptx_ir_loop_begin(ir, &tiles, sptx_ir_i64(ir, 0), count, one, false, NULL, 0);
+  LLVMValueRef index = sptx_ir_sub(ir, sptx_ir_sub(ir, count, one), tiles.index);
+  b.item.first = sptx_ir_add(ir, origin, sptx_ir_mul(ir, index, tile));
   emit_query_tile(&b);
   sptx_ir_loop_end(ir, &tiles);
   sptx_ir_loop_end(ir, &heads);

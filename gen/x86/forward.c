@@ -80,51 +80,6 @@ void sptx_x86_key_of(sptx_x86_emitter *e, const sptx_x86_key_walk *walk, LLVMVal
   }
 }
 
-/* K and V rows of the tile's keys: positions, row pointers, copies where rows are converted or lie badly. */
-void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const sptx_x86_key_walk *walk,
-                       LLVMValueRef k_base, LLVMValueRef v_base) {
-  sptx_ir *ir = &e->ir;
-  LLVMValueRef positions = sptx_x86_scratch(e, e->layout.key_position), rows = sptx_ir_i64(ir, e->rows);
-  LLVMValueRef padded = sptx_ir_add(ir, walk->count, sptx_ir_i64(ir, e->rows - 1));
-  padded = sptx_ir_mul(ir, sptx_ir_div(ir, padded, rows), rows);
-  if (sptx_x86_uses_amx(e->shape))
-    padded = sptx_x86_amx_padded(e, walk->count);
-  sptx_x86_positions(e, keys, walk->first, padded, positions);
-  static const size_t strides[] = {offsetof(sptx_x86_params, k), offsetof(sptx_x86_params, v)};
-  static const size_t copies[] = {offsetof(sptx_x86_params, copy_k), offsetof(sptx_x86_params, copy_v)};
-  static const size_t aheads[] = {offsetof(sptx_x86_params, ahead_k), offsetof(sptx_x86_params, ahead_v)};
-  const int64_t tables[] = {e->layout.key_row, e->layout.value_row};
-  const int64_t targets[] = {e->layout.keys, e->layout.values};
-  LLVMValueRef zero = sptx_ir_i64(ir, 0);
-  sptx_ir_branch branch;
-  for (int side = 0; side < 2; side++) {
-    LLVMValueRef stride = sptx_x86_param(e, (int64_t)strides[side] + 16);
-    if (e->mutant == SPTX_X86_MUTANT_STRIDE)
-      stride = sptx_x86_param(e, SPTX_X86_FIELD(q) + 16);
-    sptx_x86_rows(e, positions, padded, side ? v_base : k_base, stride, sptx_x86_scratch(e, tables[side]));
-    LLVMValueRef ahead = sptx_x86_param(e, (int64_t)aheads[side]);
-    sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, ahead, zero));
-    LLVMValueRef wanted = sptx_ir_min(ir, walk->count, sptx_ir_i64(ir, e->query_tile));
-    LLVMValueRef last = sptx_ir_compare(ir, LLVMIntNE, sptx_x86_param(e, SPTX_X86_FIELD(ahead_last)), zero);
-    LLVMValueRef start = sptx_ir_select(ir, last, sptx_ir_sub(ir, walk->count, wanted), zero);
-    LLVMValueRef table = sptx_x86_scratch(e, tables[side]);
-    table = sptx_ir_at(ir, table, sptx_ir_mul(ir, start, sptx_ir_i64(ir, 8)));
-    sptx_x86_prefetch_rows(e, table, wanted, ahead);
-    sptx_ir_end_if(ir, &branch);
-  }
-  for (int side = 0; side < 2 && !sptx_x86_uses_amx(e->shape); side++) {
-    LLVMValueRef arguments[] = {sptx_x86_scratch(e, tables[side]), padded,
-                                sptx_x86_scratch(e, targets[side])};
-    if (e->shape->element != SPTX_ELEMENT_F32) {
-      sptx_x86_call(e, e->copy_rows, arguments, 3);
-      continue;
-    }
-    sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, sptx_x86_param(e, (int64_t)copies[side]), zero));
-    sptx_x86_call(e, e->copy_rows, arguments, 3);
-    sptx_ir_end_if(ir, &branch);
-  }
-}
-
 /* The inner loops of the softmax over one group of vectors. */
 typedef struct sptx_softmax {
   sptx_x86_emitter *e;
@@ -409,6 +364,7 @@ void sptx_x86_emit_forward(sptx_x86_emitter *e, const char *symbol) {
   emit_functions(e, &f);
   LLVMValueRef tile = emit_tile(e, &f);
   sptx_x86_emitter_kernel(e, symbol);
+  sptx_x86_forget_copies(e);
   /* Neighbouring tiles and shared values stay on one core: their rows lie in the same pages and lines. */
   LLVMValueRef count = sptx_x86_param(e, SPTX_X86_FIELD(tile_items)), begin = sptx_ir_mul(ir, e->item, count);
   LLVMValueRef end =

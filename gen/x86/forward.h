@@ -37,6 +37,13 @@ LLVMValueRef sptx_x86_accumulator(sptx_x86_emitter *e, int64_t field, size_t out
 /* epilogue.c: writes o and lse, merged with those of earlier pieces. */
 void sptx_x86_emit_epilogue(sptx_x86_emitter *e);
 
+/* keys.c */
+/* Fills key_position, key_row and value_row for the walk's tile of keys. */
+void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const sptx_x86_key_walk *walk,
+                       LLVMValueRef k_base, LLVMValueRef v_base);
+/* At the start of an item: scratch may hold copies of an earlier call's rows. */
+void sptx_x86_forget_copies(sptx_x86_emitter *e);
+
 /* forward.c */
 LLVMValueRef sptx_x86_lane_vector(sptx_x86_emitter *e, int64_t array, LLVMValueRef vector); /* its address */
 LLVMValueRef sptx_x86_query_factor(sptx_x86_emitter *e);
@@ -45,8 +52,6 @@ LLVMValueRef sptx_x86_adjust(sptx_x86_emitter *e, LLVMValueRef score, const sptx
                              LLVMValueRef vector, LLVMValueRef *tangent);
 void sptx_x86_key_of(sptx_x86_emitter *e, const sptx_x86_key_walk *walk, LLVMValueRef query_first,
                      LLVMValueRef index, bool masked, sptx_x86_mask *mask);
-void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const sptx_x86_key_walk *walk,
-                       LLVMValueRef k_base, LLVMValueRef v_base);
 int sptx_x86_main_rows(const sptx_x86_emitter *e);
 
 /* careful.c: products that leave masked pairs out, for tiles whose inputs are not all finite. */

@@ -85,7 +85,8 @@ typedef struct sptx_x86_layout {
   int64_t weight, earlier; /* of this piece's and the earlier pieces' output in the merged one */
   int64_t query_row, input_row, output_row, lse_row, key_row, value_row, key_position, keys, values;
   int64_t d_o, d_scores, queries, d_outputs, d_output_row, d_key_row, d_value_row, lse, delta;
-  int64_t zero_row, dump_row; /* stand in for rows that are not read, not written */
+  int64_t kept_keys, kept_values; /* which rows stand in keys and values */
+  int64_t zero_row, dump_row;     /* stand in for rows that are not read, not written */
   int64_t amx_q, amx_k, amx_v, amx_p, amx_config;
   int64_t bytes;
 } sptx_x86_layout;

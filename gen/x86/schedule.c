@@ -153,6 +153,8 @@ void sptx_x86_layout_of(const sptx_x86_shape *shape, sptx_x86_layout *layout) {
     *key_tables[k] = take(&bytes, keys * 8);
   layout->keys = take(&bytes, keys * dim * 4);
   layout->values = take(&bytes, keys * dim * 4);
+  layout->kept_keys = take(&bytes, 32);
+  layout->kept_values = take(&bytes, 32);
   layout->zero_row = take(&bytes, dim * 4);
   layout->dump_row = take(&bytes, dim * 4);
   if (shape->family == SPTX_X86_BACKWARD) {

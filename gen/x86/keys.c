@@ -1,0 +1,145 @@
+/* K and V rows of a tile of keys: positions, tables of row pointers, and copies in scratch where rows are
+ * converted or lie badly for the cache. Tiles of queries of one shared value follow each other with ever
+ * fewer keys, so copies are kept and serve all tiles whose keys are among them. */
+#include "gen/x86/forward.h"
+
+#include "gen/x86/amx.h"
+
+/* What copies are in scratch: of rows from this base (0: none), of keys first <= y < end from this origin. */
+typedef struct sptx_kept {
+  int64_t base, origin, first, end;
+} sptx_kept;
+
+typedef struct sptx_key_side {
+  int64_t stride, copy, ahead; /* fields of the parameter block */
+  int64_t table, copies, kept; /* scratch */
+  LLVMValueRef base;
+} sptx_key_side;
+
+static sptx_key_side side_of(sptx_x86_emitter *e, bool values, LLVMValueRef base) {
+  const sptx_x86_layout *l = &e->layout;
+  if (values)
+    return (sptx_key_side){SPTX_X86_FIELD(v) + 16,
+                           SPTX_X86_FIELD(copy_v),
+                           SPTX_X86_FIELD(ahead_v),
+                           l->value_row,
+                           l->values,
+                           l->kept_values,
+                           base};
+  return (sptx_key_side){SPTX_X86_FIELD(k) + 16,
+                         SPTX_X86_FIELD(copy_k),
+                         SPTX_X86_FIELD(ahead_k),
+                         l->key_row,
+                         l->keys,
+                         l->kept_keys,
+                         base};
+}
+
+static LLVMValueRef kept_field(sptx_x86_emitter *e, const sptx_key_side *side, size_t field) {
+  return sptx_x86_scratch(e, side->kept + (int64_t)field);
+}
+
+void sptx_x86_forget_copies(sptx_x86_emitter *e) {
+  sptx_ir *ir = &e->ir;
+  sptx_ir_store(ir, sptx_ir_i64(ir, 0), sptx_x86_scratch(e, e->layout.kept_keys), 8);
+  sptx_ir_store(ir, sptx_ir_i64(ir, 0), sptx_x86_scratch(e, e->layout.kept_values), 8);
+}
+
+/* Asks for the rows that the item's next tile will want. */
+static void look_ahead(sptx_x86_emitter *e, const sptx_key_side *side, LLVMValueRef count) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef zero = sptx_ir_i64(ir, 0), ahead = sptx_x86_param(e, side->ahead);
+  sptx_ir_branch branch;
+  sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, ahead, zero));
+  LLVMValueRef wanted = sptx_ir_min(ir, count, sptx_ir_i64(ir, e->query_tile));
+  LLVMValueRef last = sptx_ir_compare(ir, LLVMIntNE, sptx_x86_param(e, SPTX_X86_FIELD(ahead_last)), zero);
+  LLVMValueRef start = sptx_ir_select(ir, last, sptx_ir_sub(ir, count, wanted), zero);
+  LLVMValueRef table = sptx_x86_scratch(e, side->table);
+  table = sptx_ir_at(ir, table, sptx_ir_mul(ir, start, sptx_ir_i64(ir, 8)));
+  sptx_x86_prefetch_rows(e, table, wanted, ahead);
+  sptx_ir_end_if(ir, &branch);
+}
+
+/* Are rows first .. first + count of these keys already copied? */
+static LLVMValueRef is_kept(sptx_x86_emitter *e, const sptx_key_side *side, LLVMValueRef origin,
+                            LLVMValueRef first, LLVMValueRef count) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef base = LLVMBuildPtrToInt(ir->builder, side->base, ir->i64, "");
+  LLVMValueRef wanted[4] = {base, origin, first, sptx_ir_add(ir, first, count)};
+  static const LLVMIntPredicate rule[4] = {LLVMIntEQ, LLVMIntEQ, LLVMIntSLE, LLVMIntSGE};
+  LLVMValueRef kept = LLVMConstInt(ir->i1, 1, false);
+  for (int k = 0; k < 4; k++) {
+    LLVMValueRef have = sptx_ir_load(ir, ir->i64, kept_field(e, side, 8 * (size_t)k), 8);
+    kept = LLVMBuildAnd(ir->builder, kept, sptx_ir_compare(ir, rule[k], have, wanted[k]), "");
+  }
+  return kept;
+}
+
+static void keep(sptx_x86_emitter *e, const sptx_key_side *side, LLVMValueRef origin, LLVMValueRef first,
+                 LLVMValueRef count) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef base = LLVMBuildPtrToInt(ir->builder, side->base, ir->i64, "");
+  LLVMValueRef fields[4] = {base, origin, first, sptx_ir_add(ir, first, count)};
+  for (int k = 0; k < 4; k++)
+    sptx_ir_store(ir, fields[k], kept_field(e, side, 8 * (size_t)k), 8);
+}
+
+/* The table points at kept copies. */
+static void point_at_copies(sptx_x86_emitter *e, const sptx_key_side *side, LLVMValueRef first,
+                            LLVMValueRef count) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef skipped =
+      sptx_ir_sub(ir, first, sptx_ir_load(ir, ir->i64, kept_field(e, side, offsetof(sptx_kept, first)), 8));
+  LLVMValueRef row_bytes = sptx_ir_i64(ir, (int64_t)e->dim * 4);
+  LLVMValueRef row = sptx_ir_at(ir, sptx_x86_scratch(e, side->copies), sptx_ir_mul(ir, skipped, row_bytes));
+  sptx_ir_loop rows;
+  sptx_ir_loop_begin(ir, &rows, sptx_ir_i64(ir, 0), count, sptx_ir_i64(ir, 1), false, &row, 1);
+  LLVMValueRef slot = sptx_x86_scratch(e, side->table);
+  slot = sptx_ir_at(ir, slot, sptx_ir_mul(ir, rows.index, sptx_ir_i64(ir, 8)));
+  sptx_ir_store(ir, rows.carried[0], slot, 8);
+  rows.carried[0] = sptx_ir_at(ir, rows.carried[0], row_bytes);
+  sptx_ir_loop_end(ir, &rows);
+}
+
+static void copy_or_reuse(sptx_x86_emitter *e, const sptx_key_side *side, LLVMValueRef origin,
+                          LLVMValueRef first, LLVMValueRef count) {
+  sptx_ir *ir = &e->ir;
+  sptx_ir_branch reuse;
+  sptx_ir_if(ir, &reuse, is_kept(e, side, origin, first, count));
+  point_at_copies(e, side, first, count);
+  sptx_ir_else(ir, &reuse);
+  LLVMValueRef arguments[] = {sptx_x86_scratch(e, side->table), count, sptx_x86_scratch(e, side->copies)};
+  sptx_x86_call(e, e->copy_rows, arguments, 3);
+  keep(e, side, origin, first, count);
+  sptx_ir_end_if(ir, &reuse);
+}
+
+void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const sptx_x86_key_walk *walk,
+                       LLVMValueRef k_base, LLVMValueRef v_base) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef positions = sptx_x86_scratch(e, e->layout.key_position), rows = sptx_ir_i64(ir, e->rows);
+  LLVMValueRef padded = sptx_ir_add(ir, walk->count, sptx_ir_i64(ir, e->rows - 1));
+  padded = sptx_ir_mul(ir, sptx_ir_div(ir, padded, rows), rows);
+  if (sptx_x86_uses_amx(e->shape))
+    padded = sptx_x86_amx_padded(e, walk->count);
+  sptx_x86_positions(e, keys, walk->first, padded, positions);
+  const sptx_key_side sides[] = {side_of(e, false, k_base), side_of(e, true, v_base)};
+  for (int k = 0; k < 2; k++) {
+    LLVMValueRef stride = sptx_x86_param(e, sides[k].stride);
+    if (e->mutant == SPTX_X86_MUTANT_STRIDE)
+      stride = sptx_x86_param(e, SPTX_X86_FIELD(q) + 16);
+    sptx_x86_rows(e, positions, padded, sides[k].base, stride, sptx_x86_scratch(e, sides[k].table));
+    look_ahead(e, &sides[k], walk->count);
+  }
+  for (int k = 0; k < 2 && !sptx_x86_uses_amx(e->shape); k++) {
+    if (e->shape->element != SPTX_ELEMENT_F32) {
+      copy_or_reuse(e, &sides[k], keys->origin, walk->first, padded);
+      continue;
+    }
+    sptx_ir_branch copies;
+    sptx_ir_if(ir, &copies,
+               sptx_ir_compare(ir, LLVMIntNE, sptx_x86_param(e, sides[k].copy), sptx_ir_i64(ir, 0)));
+    copy_or_reuse(e, &sides[k], keys->origin, walk->first, padded);
+    sptx_ir_end_if(ir, &copies);
+  }
+}
