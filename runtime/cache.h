@@ -22,7 +22,7 @@ typedef struct sptx_cache {
 /* The hash of size bytes, continued from *key (start from zeros). */
 void sptx_cache_key_add(sptx_cache_key *key, const void *data, size_t size);
 
-/* Reads the entry of key and kind (a file suffix: "o", "cubin"). Returns malloc'ed bytes, or NULL where there
+/* Reads the entry of key and kind (a file suffix: "o", "ptx"). Returns malloc'ed bytes, or NULL where there
  * is none that can be trusted. May be used by many threads and processes at once, as may store. */
 void *sptx_cache_load(const sptx_cache *cache, sptx_cache_key key, const char *kind, size_t *size);
 /* Keeps the bytes under key and kind; true when they were written. Makes the directory when there is none. */

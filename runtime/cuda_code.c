@@ -1,6 +1,6 @@
-/* Finding or making the kernels' machine code; see cuda_code.h. A kernel is filed under what decides its PTX
- * (its name, the generator, LLVM's version), who assembles it and for which GPU. So one that is there costs
- * no LLVM at all, and patterns that need the same kernel share it. */
+/* Finding or making the kernels' PTX; see cuda_code.h. A kernel is filed under what decides its PTX: its
+ * name, the target, the generator and LLVM's version. So one that is there costs no LLVM at all, and patterns
+ * that need the same kernel share it. */
 #include "runtime/cuda_code.h"
 
 #include "gen/compile.h"
@@ -18,29 +18,29 @@ typedef struct job {
 } job;
 
 static sptx_cache_key key_of(const job *j) {
-  const sptx_cuda_device *device = j->program->device;
   const char *symbol = j->program->plan->kernels[j->kernel].symbol;
-  const int machine[] = {device->major, device->minor, device->driver_version};
   unsigned llvm[3];
   LLVMGetVersion(&llvm[0], &llvm[1], &llvm[2]);
   sptx_cache_key key = {0};
   sptx_cache_key_add(&key, sptx_generator_id(), strlen(sptx_generator_id()));
   sptx_cache_key_add(&key, llvm, sizeof llvm);
-  sptx_cache_key_add(&key, machine, sizeof machine);
   sptx_cache_key_add(&key, &j->program->plan->target, sizeof j->program->plan->target);
   sptx_cache_key_add(&key, symbol, strlen(symbol));
   return key;
 }
 
-/* One kernel as a plan of its own, through the compiler's later passes. */
-static enum sptx_code compile(const job *j, void **cubin, size_t *size, sptx_error *error) {
+/* One kernel as a plan of its own, through the compiler's later passes: *ptx of *size bytes with its NUL. */
+static enum sptx_code compile(const job *j, char **ptx, size_t *size, sptx_error *error) {
   const sptx_gpu_plan *plan = j->program->plan;
   sptx_gpu_plan one = {.target = plan->target, .kernels = &plan->kernels[j->kernel], .kernel_count = 1};
   sptx_unit unit = {.done = SPTX_STAGE_SCHEDULE, .gpu = &one};
   SPTX_TRY(sptx_target_find(sptx_ptx_target_name(plan->target), &unit.target, error));
   enum sptx_code code = sptx_compile_unit(&unit, SPTX_STAGE_EMIT, error);
-  if (code == SPTX_CODE_OK)
-    code = sptx_cuda_assemble(j->program->device, unit.code, cubin, size, error);
+  if (code == SPTX_CODE_OK) {
+    *ptx = unit.code;
+    *size = strlen(unit.code) + 1;
+    unit.code = NULL;
+  }
   unit.gpu = NULL; /* its parts are the caller's plan's */
   sptx_unit_clear(&unit);
   return code;
@@ -49,18 +49,19 @@ static enum sptx_code compile(const job *j, void **cubin, size_t *size, sptx_err
 static enum sptx_code load_kernel(job *j, const sptx_cache *cache, sptx_error *error) {
   sptx_cache_key key = key_of(j);
   size_t size;
-  void *cubin = sptx_cache_load(cache, key, "cubin", &size);
-  enum sptx_code code =
-      cubin ? sptx_cuda_program_load(j->program, j->kernel, cubin, error) : SPTX_CODE_COMPILE;
-  free(cubin);
+  char *ptx = sptx_cache_load(cache, key, "ptx", &size);
+  enum sptx_code code = SPTX_CODE_COMPILE;
+  if (ptx && size > 0 && ptx[size - 1] == '\0')
+    code = sptx_cuda_program_load(j->program, j->kernel, ptx, error);
+  free(ptx);
   if (code == SPTX_CODE_OK)
     return code; /* else: one that the driver does not load is one more kind of damage */
   j->compiled = true;
-  SPTX_TRY(compile(j, &cubin, &size, error));
-  code = sptx_cuda_program_load(j->program, j->kernel, cubin, error);
+  SPTX_TRY(compile(j, &ptx, &size, error));
+  code = sptx_cuda_program_load(j->program, j->kernel, ptx, error);
   if (code == SPTX_CODE_OK)
-    sptx_cache_store(cache, key, "cubin", cubin, size);
-  free(cubin);
+    sptx_cache_store(cache, key, "ptx", ptx, size);
+  free(ptx);
   return code;
 }
 

@@ -1,5 +1,5 @@
-/* The machine code of GPU kernels: taken from the code cache, or compiled to PTX by LLVM, assembled by the
- * driver, and put there. */
+/* The code of GPU kernels: PTX taken from the code cache, or compiled by LLVM and put there; the driver
+ * assembles it, and remembers what it assembled. */
 #ifndef SPTX_RUNTIME_CUDA_CODE_H
 #define SPTX_RUNTIME_CUDA_CODE_H
 

@@ -93,50 +93,21 @@ enum sptx_ptx_target sptx_cuda_device_target(const sptx_cuda_device *device) {
   return device->major == 9 && device->minor == 0 ? SPTX_PTX_SM90A : SPTX_PTX_SM80;
 }
 
-static enum sptx_code link_ptx(const sptx_cuda_device *device, const char *ptx, char *log, void **cubin,
-                               size_t *cubin_bytes, sptx_error *error) {
+enum sptx_code sptx_cuda_module_load(const sptx_cuda_device *device, const char *ptx, sptx_cu_module *module,
+                                     sptx_error *error) {
   unsigned options[] = {SPTX_CU_JIT_ERROR_LOG_BUFFER, SPTX_CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES};
+  char log[LOG_BYTES] = "";
   void *values[] = {log, (void *)(uintptr_t)LOG_BYTES};
-  sptx_cu_link link = NULL;
-  void *image = NULL;
-  size_t bytes = 0;
-  enum sptx_code code;
-  SPTX_TRY(SPTX_CU_CALL(device, LinkCreate, 2, options, values, &link));
-  SPTX_TRY_GOTO(SPTX_CU_CALL(device, LinkAddData, link, SPTX_CU_JIT_INPUT_PTX, (void *)(uintptr_t)ptx,
-                             strlen(ptx) + 1, "sptx", 0, NULL, NULL),
-                done);
-  SPTX_TRY_GOTO(SPTX_CU_CALL(device, LinkComplete, link, &image, &bytes), done);
-  *cubin = malloc(bytes);
-  if (*cubin) {
-    memcpy(*cubin, image, bytes);
-    *cubin_bytes = bytes;
-  } else {
-    code = sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for a kernel of %zu bytes", bytes);
-  }
-done:
-  device->driver->LinkDestroy(link);
-  return code;
-}
-
-enum sptx_code sptx_cuda_assemble(const sptx_cuda_device *device, const char *ptx, void **cubin,
-                                  size_t *cubin_bytes, sptx_error *error) {
-  *cubin = NULL;
-  char *log = calloc(1, LOG_BYTES);
-  if (!log)
-    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for the driver's log");
-  enum sptx_code code = sptx_cuda_enter(device, error);
-  if (code == SPTX_CODE_OK) {
-    sptx_error inner = {0};
-    code = link_ptx(device, ptx, log, cubin, cubin_bytes, &inner);
-    sptx_cuda_leave(device);
-    log[LOG_BYTES - 1] = '\0';
-    if (code == SPTX_CODE_DEVICE && log[0])
-      code = sptx_fail(error, SPTX_CODE_COMPILE, "the driver (CUDA %d.%d) rejects the kernel: %.200s: %.700s",
-                       device->driver_version / 1000, device->driver_version % 1000 / 10, inner.message, log);
-    else if (code != SPTX_CODE_OK && error)
-      *error = inner;
-  }
-  free(log);
+  sptx_error inner = {0};
+  enum sptx_code code =
+      sptx_cuda_check(device->driver, device->driver->ModuleLoadDataEx(module, ptx, 2, options, values),
+                      "cuModuleLoadDataEx", &inner);
+  log[LOG_BYTES - 1] = '\0';
+  if (code == SPTX_CODE_DEVICE && log[0])
+    return sptx_fail(error, SPTX_CODE_COMPILE, "the driver (CUDA %d.%d) rejects the kernel: %.200s: %.700s",
+                     device->driver_version / 1000, device->driver_version % 1000 / 10, inner.message, log);
+  if (code != SPTX_CODE_OK && error)
+    *error = inner;
   return code;
 }
 

@@ -31,9 +31,12 @@ void sptx_cuda_leave(const sptx_cuda_device *device);
 #define SPTX_CU_CALL(device, function, ...)                                                                  \
   sptx_cuda_check((device)->driver, (device)->driver->function(__VA_ARGS__), "cu" #function, error)
 
-/* PTX -> machine code for this device; *cubin is freed with free(). An error carries the driver's log. */
-enum sptx_code sptx_cuda_assemble(const sptx_cuda_device *device, const char *ptx, void **cubin,
-                                  size_t *cubin_bytes, sptx_error *error);
+/* Assembles and loads PTX, with the device's context current. An error carries the driver's log. The driver
+ * keeps machine code in a cache of its own. Its linker, which would hand the code out for ours, assembles for
+ * linking with other code, and then ignores setmaxnreg: Hopper kernels spill and take up to four times as
+ * long. */
+enum sptx_code sptx_cuda_module_load(const sptx_cuda_device *device, const char *ptx, sptx_cu_module *module,
+                                     sptx_error *error);
 
 /* Streams for tests and tools. synchronize waits for what is enqueued, and reports its failures. */
 enum sptx_code sptx_cuda_stream_create(const sptx_cuda_device *device, sptx_cu_stream *stream,

@@ -17,7 +17,6 @@ typedef struct CUmod_st *sptx_cu_module;
 typedef struct CUfunc_st *sptx_cu_function;
 typedef struct CUstream_st *sptx_cu_stream;
 typedef struct CUevent_st *sptx_cu_event;
-typedef struct CUlinkState_st *sptx_cu_link;
 typedef struct CUmemPoolHandle_st *sptx_cu_pool;
 typedef struct CUgraph_st *sptx_cu_graph;
 typedef struct CUgraphExec_st *sptx_cu_executable;
@@ -43,11 +42,6 @@ struct CUmemPoolProps_st;
   X(ModuleUnload, "cuModuleUnload", (sptx_cu_module))                                                        \
   X(ModuleGetFunction, "cuModuleGetFunction", (sptx_cu_function *, sptx_cu_module, const char *))            \
   X(FuncSetAttribute, "cuFuncSetAttribute", (sptx_cu_function, unsigned int, int))                           \
-  X(LinkCreate, "cuLinkCreate_v2", (unsigned int, unsigned int *, void **, sptx_cu_link *))                  \
-  X(LinkAddData, "cuLinkAddData_v2",                                                                         \
-    (sptx_cu_link, unsigned int, void *, size_t, const char *, unsigned int, unsigned int *, void **))       \
-  X(LinkComplete, "cuLinkComplete", (sptx_cu_link, void **, size_t *))                                       \
-  X(LinkDestroy, "cuLinkDestroy", (sptx_cu_link))                                                            \
   X(LaunchKernel, "cuLaunchKernel",                                                                          \
     (sptx_cu_function, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int,   \
      unsigned int, sptx_cu_stream, void **, void **))                                                        \
@@ -103,7 +97,6 @@ enum {
   SPTX_CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8,
   SPTX_CU_JIT_ERROR_LOG_BUFFER = 5,
   SPTX_CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES = 6,
-  SPTX_CU_JIT_INPUT_PTX = 1,
   SPTX_CU_POINTER_ATTRIBUTE_MEMORY_TYPE = 2,
   SPTX_CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL = 9,
   SPTX_CU_MEMORYTYPE_DEVICE = 2,

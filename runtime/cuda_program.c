@@ -51,13 +51,13 @@ static enum sptx_code allow_shared_memory(const sptx_cuda_program *program, int 
                       SPTX_CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)most);
 }
 
-enum sptx_code sptx_cuda_program_load(sptx_cuda_program *program, int kernel, const void *cubin,
+enum sptx_code sptx_cuda_program_load(sptx_cuda_program *program, int kernel, const char *ptx,
                                       sptx_error *error) {
   const sptx_cuda_device *device = program->device;
   sptx_cu_module module = NULL;
   SPTX_TRY(sptx_cuda_enter(device, error));
   enum sptx_code code;
-  SPTX_TRY_GOTO(SPTX_CU_CALL(device, ModuleLoadDataEx, &module, cubin, 0, NULL, NULL), done);
+  SPTX_TRY_GOTO(sptx_cuda_module_load(device, ptx, &module, error), done);
   SPTX_TRY_GOTO(SPTX_CU_CALL(device, ModuleGetFunction, &program->functions[kernel], module,
                              program->plan->kernels[kernel].symbol),
                 done);

@@ -18,7 +18,7 @@ typedef struct sptx_cuda_program {
 enum sptx_code sptx_cuda_program_create(const sptx_cuda_device *device, const sptx_gpu_plan *plan,
                                         size_t lse_bytes, sptx_cuda_program *program, sptx_error *error);
 /* Loads one kernel of the plan from its machine code; all must be loaded before the program runs. */
-enum sptx_code sptx_cuda_program_load(sptx_cuda_program *program, int kernel, const void *cubin,
+enum sptx_code sptx_cuda_program_load(sptx_cuda_program *program, int kernel, const char *ptx,
                                       sptx_error *error);
 /* A zeroed program is allowed. */
 void sptx_cuda_program_clear(sptx_cuda_program *program);

@@ -96,36 +96,14 @@ static unsigned pool_attribute(sptx_cu_pool pool, unsigned attribute, void *valu
   FAKE_FAILS;
   return 0;
 }
-static unsigned link_create(unsigned count, unsigned *options, void **values, sptx_cu_link *link) {
-  (void)count, (void)options;
-  strcpy(values[0], fake.rejection ? "line 7: unknown instruction" : "");
-  fake.links++;
-  FAKE_TAKES(link, sptx_cu_link);
-}
-static unsigned link_add(sptx_cu_link link, unsigned type, void *data, size_t size, const char *name,
-                         unsigned count, unsigned *options, void **values) {
-  (void)link, (void)type, (void)name, (void)count, (void)options, (void)values;
-  FAKE_FAILS;
-  cr_assert_eq(strlen(data) + 1, size);
-  return fake.rejection;
-}
-static unsigned link_complete(sptx_cu_link link, void **image, size_t *bytes) {
-  static char code[] = "machine code";
-  (void)link;
-  FAKE_FAILS;
-  *image = code;
-  *bytes = sizeof code;
-  return 0;
-}
-static unsigned link_destroy(sptx_cu_link link) {
-  (void)link;
-  FAKE_GIVES;
-}
 static unsigned module_load(sptx_cu_module *module, const void *image, unsigned count, unsigned *options,
                             void **values) {
-  (void)count, (void)options, (void)values;
-  if (strcmp(image, "machine code") != 0)
-    return SPTX_CU_ERROR_NO_BINARY;
+  (void)options;
+  cr_assert_eq(count, 2);
+  strcpy(values[0], fake.rejection ? "line 7: unknown instruction" : "");
+  fake.assembled += strlen(image);
+  if (fake.rejection)
+    return fake.rejection;
   FAKE_TAKES(module, sptx_cu_module);
 }
 static unsigned module_unload(sptx_cu_module module) {
@@ -228,10 +206,6 @@ const sptx_cuda_driver fake_driver = {
     .ModuleUnload = module_unload,
     .ModuleGetFunction = module_function,
     .FuncSetAttribute = function_attribute,
-    .LinkCreate = link_create,
-    .LinkAddData = link_add,
-    .LinkComplete = link_complete,
-    .LinkDestroy = link_destroy,
     .LaunchKernel = launch_kernel,
     .MemAlloc = memory_alloc,
     .MemFree = memory_free,

@@ -27,7 +27,6 @@ SAME(SPTX_CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
 SAME(SPTX_CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES);
 SAME(SPTX_CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER);
 SAME(SPTX_CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES);
-SAME(SPTX_CU_JIT_INPUT_PTX, CU_JIT_INPUT_PTX);
 SAME(SPTX_CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_MEMORY_TYPE);
 SAME(SPTX_CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL);
 SAME(SPTX_CU_MEMORYTYPE_DEVICE, CU_MEMORYTYPE_DEVICE);
@@ -54,23 +53,18 @@ static const sptx_gpu_plan plan = {.kernels = &kernel,
                                    .constants_bytes = sizeof bytes,
                                    .workspace_bytes = 256};
 
-/* Opens, assembles, loads, runs and closes; stops at the first failure and cleans up. */
+/* Opens, loads, runs and closes; stops at the first failure and cleans up. */
 static enum sptx_code whole_life(sptx_error *error) {
   sptx_cuda_device device;
   sptx_cuda_program program = {0};
-  void *cubin = NULL;
-  size_t cubin_bytes = 0;
   sptx_gpu_args args = {.q = 4096};
   SPTX_TRY(sptx_cuda_device_open(&fake_driver, 0, &device, error));
-  enum sptx_code code = sptx_cuda_assemble(&device, "good", &cubin, &cubin_bytes, error);
+  enum sptx_code code = sptx_cuda_program_create(&device, &plan, 64, &program, error);
   if (code == SPTX_CODE_OK)
-    code = sptx_cuda_program_create(&device, &plan, 64, &program, error);
-  if (code == SPTX_CODE_OK)
-    code = sptx_cuda_program_load(&program, 0, cubin, error);
+    code = sptx_cuda_program_load(&program, 0, "good", error);
   if (code == SPTX_CODE_OK)
     code = sptx_cuda_program_run(&program, &args, NULL, error);
   sptx_cuda_program_clear(&program);
-  free(cubin);
   sptx_cuda_device_close(&device);
   return code;
 }
@@ -102,16 +96,14 @@ Test(cuda_driver, bad_input_is_a_sentence) {
   cr_assert_eq(sptx_cuda_device_open(&fake_driver, 3, &device, &error), SPTX_CODE_NO_DEVICE);
   cr_assert(strstr(error.message, "no device cuda:3"));
   cr_assert_eq(sptx_cuda_device_open(&fake_driver, 0, &device, &error), SPTX_CODE_OK);
-  void *cubin;
-  size_t cubin_bytes;
-  fake.rejection = SPTX_CU_ERROR_INVALID_PTX;
-  cr_assert_eq(sptx_cuda_assemble(&device, "bad", &cubin, &cubin_bytes, &error), SPTX_CODE_COMPILE);
-  cr_assert(strstr(error.message, "line 7: unknown instruction"), "%s", error.message);
-  fake.rejection = SPTX_CU_ERROR_UNSUPPORTED_PTX_VERSION;
-  cr_assert_eq(sptx_cuda_assemble(&device, "new", &cubin, &cubin_bytes, &error), SPTX_CODE_COMPILE);
-  cr_assert(strstr(error.message, "(CUDA 12.4)") && strstr(error.message, "too old"), "%s", error.message);
   sptx_cuda_program program;
   cr_assert_eq(sptx_cuda_program_create(&device, &plan, 64, &program, &error), SPTX_CODE_OK);
+  fake.rejection = SPTX_CU_ERROR_INVALID_PTX;
+  cr_assert_eq(sptx_cuda_program_load(&program, 0, "bad", &error), SPTX_CODE_COMPILE);
+  cr_assert(strstr(error.message, "line 7: unknown instruction"), "%s", error.message);
+  fake.rejection = SPTX_CU_ERROR_UNSUPPORTED_PTX_VERSION;
+  cr_assert_eq(sptx_cuda_program_load(&program, 0, "new", &error), SPTX_CODE_COMPILE);
+  cr_assert(strstr(error.message, "(CUDA 12.4)") && strstr(error.message, "too old"), "%s", error.message);
   sptx_gpu_args args = {.q = 4100};
   cr_assert_eq(sptx_cuda_program_run(&program, &args, NULL, &error), SPTX_CODE_INVALID_ARGUMENT);
   cr_assert(strstr(error.message, "q is not aligned"));
