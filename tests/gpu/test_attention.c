@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_CASES = 4096, MOST_WORKERS = 32, CASE_SECONDS = 60, SKIPPED = 77, LOST = 3, NO_GPU = 4 };
+enum { MOST_CASES = 4096, MOST_WORKERS = 32, SKIPPED = 77, LOST = 3, NO_GPU = 4 };
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
@@ -152,6 +152,9 @@ static void add_shapes(void) {
         c.n_k = sizes[n][1];
         c.layout = (enum gpu_layout)(n % 3);
         add(c);
+        c.nondeterministic = true;
+        c.repeats = 0;
+        add(c);
       }
 }
 
@@ -243,7 +246,7 @@ typedef struct options {
   const char *device, *patterns;
   char cache[64];
   uint64_t seed;
-  int workers;
+  int workers, seconds; /* seconds: of a case, before it counts as hanging */
   bool list;
 } options;
 
@@ -270,7 +273,7 @@ static int work(board *b, int self, const options *o) {
   }
   for (int k; (k = atomic_fetch_add(&b->next, 1)) < list.count;) {
     b->current[self] = k;
-    alarm(CASE_SECONDS);
+    alarm((unsigned)o->seconds);
     enum gpu_verdict verdict =
         gpu_case_run(&session, &list.cases[k], o->seed + (uint64_t)k, message, sizeof message);
     alarm(0);
@@ -322,13 +325,11 @@ static int run_workers(board *b, const options *o) {
 }
 
 static bool parse(int argc, char **argv, options *o) {
-  static const struct option names[] = {{"device", required_argument, NULL, 'd'},
-                                        {"patterns", required_argument, NULL, 'p'},
-                                        {"filter", required_argument, NULL, 'f'},
-                                        {"workers", required_argument, NULL, 'w'},
-                                        {"seed", required_argument, NULL, 's'},
-                                        {"list", no_argument, NULL, 'l'},
-                                        {NULL, 0, NULL, 0}};
+  static const struct option names[] = {
+      {"device", required_argument, NULL, 'd'}, {"patterns", required_argument, NULL, 'p'},
+      {"filter", required_argument, NULL, 'f'}, {"workers", required_argument, NULL, 'w'},
+      {"seed", required_argument, NULL, 's'},   {"seconds", required_argument, NULL, 't'},
+      {"list", no_argument, NULL, 'l'},         {NULL, 0, NULL, 0}};
   for (int option; (option = getopt_long(argc, argv, "", names, NULL)) != -1;)
     switch (option) {
     case 'd':
@@ -345,6 +346,9 @@ static bool parse(int argc, char **argv, options *o) {
       break;
     case 's':
       o->seed = strtoull(optarg, NULL, 10);
+      break;
+    case 't':
+      o->seconds = atoi(optarg);
       break;
     case 'l':
       o->list = true;
@@ -377,10 +381,11 @@ int main(int argc, char **argv) {
                .patterns = "patterns/library",
                .cache = "/tmp/sptx-gpu-XXXXXX",
                .seed = (uint64_t)time(NULL),
-               .workers = cores > 16 ? 16 : (int)cores};
+               .workers = cores > 16 ? 16 : (int)cores,
+               .seconds = 60};
   if (!parse(argc, argv, &o)) {
     fputs("usage: test_gpu_attention [--device cuda:N] [--patterns DIRECTORY] [--filter TEXT] [--workers N] "
-          "[--seed N] [--list]\n",
+          "[--seed N] [--seconds N] [--list]\n",
           stderr);
     return 2;
   }
