@@ -208,7 +208,7 @@ enum sptx_code sptx_portable_tiles(const sptx_gpu_planner *planner, sptx_portabl
   default_tiles(spec, columns_are_keys ? extent->queries : extent->keys,
                 columns_are_keys ? extent->keys : extent->queries);
   int rows = columns_are_keys ? wanted->query_tile : wanted->key_tile;
-  int columns = columns_are_keys ? wanted->key_tile : wanted->query_tile;
+  int columns = spec->role == SPTX_PORTABLE_FORWARD ? wanted->key_tile : 0;
   if (!band && (rows > SPTX_GENERIC_TILE || SPTX_GENERIC_TILE % (rows ? rows : 16)))
     rows = 0; /* a schedule for the pattern's bands: a listed tile is not cut so */
   if (!band && (columns > SPTX_GENERIC_TILE || SPTX_GENERIC_TILE % (columns ? columns : 16)))
@@ -217,6 +217,8 @@ enum sptx_code sptx_portable_tiles(const sptx_gpu_planner *planner, sptx_portabl
     spec->warps = wanted->warps;
   if (rows)
     spec->row_blocks = rows / (16 * spec->warps);
+  if (rows && spec->role != SPTX_PORTABLE_FORWARD && spec->row_blocks > 1 && spec->columns > 32)
+    spec->columns = 32; /* as many registers as one block of rows and 64 columns */
   if (columns)
     spec->columns = columns;
   if (wanted->stages)

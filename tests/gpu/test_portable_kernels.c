@@ -92,6 +92,42 @@ static uint64_t seed_of_run(void) {
   return seed;
 }
 
+static int write_set(char *text, size_t size, int depth, uint64_t *state) {
+  int a = 1 + (int)draw(state, 40), b = 1 + (int)draw(state, 12), c = (int)draw(state, (uint64_t)b + 1);
+  if (depth > 0 && draw(state, 2)) {
+    static const char *const names[] = {"any: [", "all_of: ["};
+    int length = snprintf(text, size, "{%s", names[draw(state, 2)]);
+    length += write_set(text + length, size - (size_t)length, depth - 1, state);
+    length += snprintf(text + length, size - (size_t)length, ", ");
+    length += write_set(text + length, size - (size_t)length, depth - 1, state);
+    return length + snprintf(text + length, size - (size_t)length, "]}");
+  }
+  switch (draw(state, depth > 0 ? 9 : 8)) {
+  case 0:
+    return snprintf(text, size, "{window: {left: %d, right: %d}}", a, b);
+  case 1:
+    return snprintf(text, size, "{stride: {every: %d, phase: %d}}", b, c % b);
+  case 2:
+    return snprintf(text, size, "{block: {size: %d}}", a);
+  case 3:
+    return snprintf(text, size, "{columns: {every: %d, last: %d}}", b + 2, c / 2 + 1);
+  case 4:
+    return snprintf(text, size, "{dilated: {window: %d, dilation: %d}}", a, b);
+  case 5:
+    return snprintf(text, size, "{global: {at: [%d, %d], as: %s}}", c, c + a,
+                    (const char *[]){"query", "key", "both"}[draw(state, 3)]);
+  case 6:
+    return snprintf(text, size, "{random: {block: %d, per_row: 2, seed: %d}}", a, b);
+  case 7:
+    return snprintf(text, size, "{where: \"(i + %d * j) %% %d < 2\"}", b, c + 2);
+  default: {
+    int length = snprintf(text, size, "{not: ");
+    length += write_set(text + length, size - (size_t)length, depth - 1, state);
+    return length + snprintf(text + length, size - (size_t)length, "}");
+  }
+  }
+}
+
 static void check_some(int first, int step) {
   uint64_t state = seed_of_run();
   const char *rounds = getenv("SPTX_TEST_ROUNDS");
@@ -112,6 +148,18 @@ Test(portable, random_1, .timeout = 600) {
 
 Test(portable, random_2, .timeout = 600) {
   check_some(2, 3);
+}
+
+Test(portable, random_sets, .timeout = 600) {
+  uint64_t state = seed_of_run() + 17;
+  const char *rounds = getenv("SPTX_TEST_ROUNDS");
+  for (int round = 0; round < (rounds ? 12 * atoi(rounds) : 12); round++) {
+    char set[2048], pattern[2304];
+    write_set(set, sizeof set, 2, &state);
+    snprintf(pattern, sizeof pattern, "causal: %s\nattend: %s\n", draw(&state, 2) ? "true" : "false", set);
+    portable_case c = random_case(pattern, &state);
+    portable_case_check(&c);
+  }
 }
 
 /* Default tiles of the wide heads. */
