@@ -30,6 +30,15 @@ static bool tries_hopper(const sptx_gpu_planner *planner) {
   return planner->target == SPTX_PTX_SM90A && planner->schedule.family != PORTABLE_FAMILY;
 }
 
+/* A schedule speaks of one family: where portable kernels step in for Hopper's, they take their defaults.
+ * Returns the schedule to put back. */
+static sptx_ptx_schedule step_in(sptx_gpu_planner *planner) {
+  sptx_ptx_schedule kept = planner->schedule;
+  if (tries_hopper(planner))
+    planner->schedule = (sptx_ptx_schedule){.f32_mode = kept.f32_mode};
+  return kept;
+}
+
 /* Hopper's own kernels where the target has them and they can do the job; the portable ones run everywhere.
  */
 static enum sptx_code add_forward_piece(sptx_gpu_planner *planner, const sptx_gpu_job *job,
@@ -41,7 +50,10 @@ static enum sptx_code add_forward_piece(sptx_gpu_planner *planner, const sptx_gp
       return code;
     sptx_gpu_rewind(planner, kernels, launches);
   }
-  return sptx_portable_add_forward(planner, job, error);
+  sptx_ptx_schedule kept = step_in(planner);
+  enum sptx_code code = sptx_portable_add_forward(planner, job, error);
+  planner->schedule = kept;
+  return code;
 }
 
 static enum sptx_code add_forward(sptx_gpu_planner *planner, const sptx_piece_list *list, sptx_gpu_job *job,
@@ -92,7 +104,10 @@ static enum sptx_code add_backward(sptx_gpu_planner *planner, const sptx_piece_l
   }
   if (mixes_classes(planner))
     SPTX_TRY(share_key_sums(planner, job, error));
-  return sptx_portable_add_backward(planner, list, job, mixes_classes(planner), error);
+  sptx_ptx_schedule kept = step_in(planner);
+  enum sptx_code code = sptx_portable_add_backward(planner, list, job, mixes_classes(planner), error);
+  planner->schedule = kept;
+  return code;
 }
 
 /* What classes have added up together: cleared before the first launch, converted after the last. */

@@ -67,8 +67,8 @@ typedef struct sptx_gpu_map {
 /* The free choices of a GPU kernel. Zero (or SPTX_PTX_SM80 for the target) means: the default for this piece.
  * What a family does not use, it ignores; what it cannot do, it refuses with SPTX_CODE_UNSUPPORTED. */
 typedef struct sptx_ptx_schedule {
-  int query_tile;         /* queries of one CTA step */
-  int key_tile;           /* keys of one CTA step */
+  int query_tile;         /* queries of one CTA step; portable backward: of a CTA for dQ */
+  int key_tile;           /* keys of one CTA step; portable backward: of a CTA for dK and dV */
   int warps;              /* portable: warps of a CTA */
   int consumers;          /* Hopper: consumer warpgroups of a CTA */
   int stages;             /* depth of the load pipeline */
@@ -76,7 +76,7 @@ typedef struct sptx_ptx_schedule {
   int producer_registers; /* Hopper: setmaxnreg of the producer and of the consumers */
   int consumer_registers;
   int f32_mode; /* float32 matrix products: 1 = three TF32 products, 2 = plain FFMA, 3 = one TF32 product */
-  int family;   /* 1 = portable kernels also where Hopper ones exist */
+  int family;   /* 1 = portable kernels also where Hopper ones exist: the schedule is theirs */
 } sptx_ptx_schedule;
 
 struct sptx_gpu_emitter;

@@ -64,9 +64,9 @@ static uint64_t draw(uint64_t *state, uint64_t below) {
 
 /* Small random calls; SPTX_TEST_SEED repeats a run. */
 static portable_case random_case(const char *pattern, uint64_t *state) {
-  static const int dims[] = {16, 24, 32, 40, 64, 72};
+  static const int dims[] = {16, 24, 32, 40, 64, 72, 104, 136};
   static const enum sptx_element elements[] = {B16, H16, F32};
-  portable_case c = case_of(pattern, elements[draw(state, 3)], dims[draw(state, 6)], 0);
+  portable_case c = case_of(pattern, elements[draw(state, 3)], dims[draw(state, 8)], 0);
   c.batch = 1 + (int64_t)draw(state, 2);
   c.heads = 1 + (int64_t)draw(state, 4);
   c.kv_heads = c.heads % 2 == 0 && draw(state, 2) ? c.heads / 2 : c.heads;
