@@ -605,10 +605,11 @@ static int64_t computed_pairs(const sptx_lowering *lowering, const sptx_piece_li
 }
 
 /* Candidate views: the one of all constraints, else those that leave one of them (or two, three) to the
- * predicate; the fewest computed pairs win. */
+ * predicate; the fewest computed pairs win. A constraint that contradicts a literal shows, when it becomes
+ * one, that the clause holds nothing: then no piece is needed. */
 static bool best_view(sptx_lowering *lowering, const sptx_clause *clause, int most_moved,
                       sptx_piece_list *best) {
-  if (clause_to_pieces(lowering, clause, best))
+  if (clause->empty || clause_to_pieces(lowering, clause, best))
     return true;
   sptx_piece_list_clear(best);
   int64_t least = INT64_MAX;

@@ -265,10 +265,8 @@ static enum sptx_code draw_panel(const page *p, const panel *shown, double x, do
   y += 2 * LINE + 8;
   SPTX_TRY(paint(p->cairo, &shown->query, x, y, error));
   y += query_height + LINE + 6;
-  snprintf(text, sizeof text,
-           "queries down, keys across: %" PRId64 " pairs, %.3g %% of %" PRId64 " x %" PRId64, pairs,
-           100 * (double)pairs / ((double)instance->n_q * (double)instance->n_k), instance->n_q,
-           instance->n_k);
+  snprintf(text, sizeof text, "queries down, keys across: %" PRId64 " pairs, %.3g %% of all", pairs,
+           100 * (double)pairs / ((double)instance->n_q * (double)instance->n_k));
   ink(p->cairo, 0.65);
   say(p->cairo, x, y, 11, false, text);
   return paint(p->cairo, &shown->matrix, x, y + 8, error);

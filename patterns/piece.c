@@ -77,7 +77,7 @@ bool sptx_view_locate(const sptx_view *view, int64_t position, int64_t *shared, 
         k == view->inner_count || (s < view->shared_count && view->shared_stride[s] > view->inner_stride[k]);
     int64_t stride = take_shared ? view->shared_stride[s] : view->inner_stride[k];
     int64_t size = take_shared ? view->shared_size[s] : view->inner_size[k];
-    int64_t digit = rest / stride;
+    int64_t digit = size == 1 ? 0 : rest / stride; /* digits of one value may share a stride */
     if (digit >= size)
       return false;
     rest -= digit * stride;
