@@ -61,10 +61,12 @@ typedef struct sptx_expr {
 #define SPTX_EXPR_MAX_NODES 1024
 #define SPTX_EXPR_MAX_DEPTH 64
 
-/* Parses text (not NUL terminated) over the variables in names; a name of "" is never found. Nesting, length
- * and the number of nodes are bounded. *expr is NULL after a failure. */
-enum sptx_code sptx_expr_parse(const char *text, size_t length, sptx_place place, const char *const *names,
-                               size_t name_count, sptx_expr **expr, sptx_error *error);
+/* Parses text (not NUL terminated) over the variables in names; a name of "" is never found. place is that of
+ * the text's first character; one_line says that the others follow it there, else errors point at place.
+ * Nesting, length and the number of nodes are bounded. *expr is NULL after a failure. */
+enum sptx_code sptx_expr_parse(const char *text, size_t length, sptx_place place, bool one_line,
+                               const char *const *names, size_t name_count, sptx_expr **expr,
+                               sptx_error *error);
 /* Evaluates with values[k] for variable k. */
 enum sptx_code sptx_expr_eval(const sptx_expr *expr, const int64_t *values, int64_t *result,
                               sptx_error *error);

@@ -46,6 +46,7 @@ typedef struct parser {
   const char *text;
   size_t length, at;
   sptx_place start;
+  bool one_line; /* else the text has no columns to count, and all of it stands at start */
   const char *const *names;
   size_t name_count;
   int depth, nodes;
@@ -56,7 +57,7 @@ static enum sptx_code parse_choice(parser *p, sptx_expr **expr);
 
 static sptx_place place_of(const parser *p, size_t at) {
   sptx_place place = p->start;
-  place.column += (int)at;
+  place.column += p->one_line ? (int)at : 0;
   return place;
 }
 
@@ -275,8 +276,9 @@ failed:
   return code;
 }
 
-enum sptx_code sptx_expr_parse(const char *text, size_t length, sptx_place place, const char *const *names,
-                               size_t name_count, sptx_expr **expr, sptx_error *error) {
+enum sptx_code sptx_expr_parse(const char *text, size_t length, sptx_place place, bool one_line,
+                               const char *const *names, size_t name_count, sptx_expr **expr,
+                               sptx_error *error) {
   *expr = NULL;
   if (length > SPTX_EXPR_MAX_LENGTH)
     return sptx_fail_at(error, SPTX_CODE_PATTERN_LIMIT, place, "an expression may have at most %d characters",
@@ -284,6 +286,7 @@ enum sptx_code sptx_expr_parse(const char *text, size_t length, sptx_place place
   parser p = {.text = text,
               .length = length,
               .start = place,
+              .one_line = one_line,
               .names = names,
               .name_count = name_count,
               .error = error};

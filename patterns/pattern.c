@@ -206,6 +206,16 @@ static enum sptx_code parse_heads(sptx_parse *parse, const sptx_yaml_node *node)
   return SPTX_CODE_OK;
 }
 
+static enum sptx_code unknown_step(sptx_parse *parse, const sptx_yaml_node *node) {
+  const char *names[SPTX_YAML_MAX_KEYS];
+  for (int k = 0; k < parse->pattern->group_count; k++)
+    names[k] = parse->pattern->groups[k].name;
+  if (node->kind != SPTX_YAML_SCALAR)
+    return wrong(parse, node, "`interleave` expects the names of steps");
+  return sptx_unknown_word(parse->error, node->place, "step", node->text, names,
+                           (size_t)parse->pattern->group_count);
+}
+
 static enum sptx_code parse_order(sptx_parse *parse, const sptx_yaml_node *node) {
   sptx_pattern *pattern = parse->pattern;
   bool listed = node && node->item_count > 0;
@@ -221,7 +231,7 @@ static enum sptx_code parse_order(sptx_parse *parse, const sptx_yaml_node *node)
     while (listed && step < pattern->group_count && !sptx_yaml_is(node->items[k], pattern->groups[step].name))
       step++;
     if (step == pattern->group_count)
-      return wrong(parse, node->items[k], "`interleave` expects the names of steps");
+      return unknown_step(parse, node->items[k]);
     pattern->order[k] = step;
   }
   pattern->interleaved = true;
@@ -260,7 +270,8 @@ static enum sptx_code parse_use(sptx_parse *parse, const sptx_yaml_node *node, c
                         "`steps` expects the key 'use' beside it: interleave, merge or heads");
   if (node->kind == SPTX_YAML_MAPPING) {
     SPTX_TRY(sptx_check_keys(parse, node, "`use`", ways, 1));
-    return node->item_count ? parse_order(parse, node->items[1]) : wrong(parse, node, "`use` expects a way");
+    return node->item_count ? parse_order(parse, node->items[1])
+                            : wrong(parse, node, "`use` expects interleave, merge or heads");
   }
   if (sptx_yaml_is(node, ways[0]))
     return parse_order(parse, NULL);

@@ -61,15 +61,6 @@ static enum sptx_code refuse_lists(sptx_parse *parse, const sptx_expr *expr) {
   return SPTX_CODE_OK;
 }
 
-/* Text over several lines has no columns to count: its errors point at its beginning. */
-static void flatten_places(sptx_expr *expr, sptx_place place) {
-  if (!expr)
-    return;
-  expr->place = place;
-  for (int k = 0; k < 3; k++)
-    flatten_places(expr->args[k], place);
-}
-
 enum sptx_code sptx_parse_expr(sptx_parse *parse, const sptx_yaml_node *node, const char *what,
                                enum sptx_names names, sptx_expr **expr) {
   *expr = NULL;
@@ -87,10 +78,8 @@ enum sptx_code sptx_parse_expr(sptx_parse *parse, const sptx_yaml_node *node, co
   int count = parse->pattern->param_count;
   for (int k = 0; k < count; k++)
     list[SPTX_VAR_PARAM + k] = parse->pattern->params[k].name;
-  SPTX_TRY(sptx_expr_parse(node->text, node->length, node->place, list, (size_t)(SPTX_VAR_PARAM + count),
-                           expr, parse->error));
-  if (!node->one_line)
-    flatten_places(*expr, node->place);
+  SPTX_TRY(sptx_expr_parse(node->text, node->length, node->place, node->one_line, list,
+                           (size_t)(SPTX_VAR_PARAM + count), expr, parse->error));
   enum sptx_code code = refuse_lists(parse, *expr);
   if (code != SPTX_CODE_OK) {
     sptx_expr_free(*expr);
@@ -157,8 +146,7 @@ static enum sptx_code make_cells(sptx_parse *parse, sptx_place place, int64_t ro
 static enum sptx_code parse_rows(sptx_parse *parse, const sptx_yaml_node *node, sptx_cells *cells) {
   if (node->kind != SPTX_YAML_SEQUENCE || node->item_count == 0)
     return sptx_fail_at(parse->error, SPTX_CODE_PATTERN_VALUE, node->place,
-                        "`rows` expects a list of strings of 0 and 1, found %s",
-                        node->kind == SPTX_YAML_SEQUENCE ? "an empty list" : sptx_yaml_describe(node));
+                        "`rows` expects a list of strings of 0 and 1, found %s", sptx_yaml_describe(node));
   size_t columns = node->items[0]->length;
   SPTX_TRY(make_cells(parse, node->place, (int64_t)node->item_count, (int64_t)columns, cells));
   for (size_t row = 0; row < node->item_count; row++) {
@@ -292,8 +280,7 @@ static enum sptx_code parse_children(sptx_parse *parse, const sptx_yaml_node *no
   bool single = spec->kind == SPTX_SET_NOT;
   if (!single && (node->kind != SPTX_YAML_SEQUENCE || node->item_count == 0))
     return sptx_fail_at(parse->error, SPTX_CODE_PATTERN_VALUE, node->place,
-                        "`%s` expects a list of sets, found %s", name,
-                        node->kind == SPTX_YAML_SEQUENCE ? "an empty list" : sptx_yaml_describe(node));
+                        "`%s` expects a list of sets, found %s", name, sptx_yaml_describe(node));
   size_t count = single ? 1 : node->item_count;
   spec->children = calloc(count, sizeof *spec->children);
   if (!spec->children)
@@ -331,8 +318,7 @@ static enum sptx_code split_set(sptx_parse *parse, const sptx_yaml_node *node, c
   if (node->kind == SPTX_YAML_SEQUENCE || (node->kind == SPTX_YAML_SCALAR && node->length == 0) ||
       (node->kind == SPTX_YAML_MAPPING && node->item_count == 0))
     return sptx_fail_at(parse->error, SPTX_CODE_PATTERN_VALUE, node->place,
-                        "expected a set such as {window: {left: 128}}, found %s%s",
-                        node->kind == SPTX_YAML_MAPPING ? "an empty mapping" : sptx_yaml_describe(node),
+                        "expected a set such as {window: {left: 128}}, found %s%s", sptx_yaml_describe(node),
                         node->kind == SPTX_YAML_SEQUENCE ? "; write {any: [..]} for a union" : "");
   if (node->kind == SPTX_YAML_MAPPING && node->item_count > 2)
     return sptx_fail_at(

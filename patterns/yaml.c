@@ -290,9 +290,9 @@ const sptx_yaml_node *sptx_yaml_get(const sptx_yaml_node *mapping, const char *k
 const char *sptx_yaml_describe(const sptx_yaml_node *node) {
   switch (node->kind) {
   case SPTX_YAML_SEQUENCE:
-    return "a list";
+    return node->item_count ? "a list" : "an empty list";
   case SPTX_YAML_MAPPING:
-    return "a mapping";
+    return node->item_count ? "a mapping" : "an empty mapping";
   default:
     return node->length ? "a scalar" : "nothing";
   }
