@@ -27,14 +27,17 @@ typedef struct sptx_command_options {
   size_t override_count;
 } sptx_command_options;
 
-/* Rows for a command's own table of long options. */
-#define SPTX_SHAPE_OPTIONS                                                                                   \
+/* Rows for a command's own table of long options: what is computed, and with where it is run. */
+#define SPTX_SIZE_OPTIONS                                                                                    \
   {"n", required_argument, NULL, 'n'}, {"n-q", required_argument, NULL, 'q'},                                \
       {"batch", required_argument, NULL, 'b'}, {"heads", required_argument, NULL, 'h'},                      \
       {"kv-heads", required_argument, NULL, 'k'}, {"head-dim", required_argument, NULL, 'd'},                \
       {"dtype", required_argument, NULL, 't'}, {"pass", required_argument, NULL, 'p'},                       \
-      {"step", required_argument, NULL, 's'}, {"set", required_argument, NULL, 'S'},                         \
-      {"device", required_argument, NULL, 'D'}, {                                                            \
+      {"step", required_argument, NULL, 's'}, {"set", required_argument, NULL, 'S'}, {                       \
+    "device", required_argument, NULL, 'D'                                                                   \
+  }
+#define SPTX_SHAPE_OPTIONS                                                                                   \
+  SPTX_SIZE_OPTIONS, {                                                                                       \
     "threads", required_argument, NULL, 'T'                                                                  \
   }
 

@@ -16,6 +16,7 @@
 #include <llvm-c/Core.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 enum sptx_ptx_target {
   SPTX_PTX_SM80,  /* cp.async, ldmatrix, mma.sync: Ampere and everything later */
@@ -129,6 +130,8 @@ enum sptx_code sptx_gpu_plan_create(const sptx_problem *problem, enum sptx_pass 
                                     const int *class_of_head, const sptx_ptx_schedule *schedule,
                                     sptx_gpu_plan **plan, sptx_error *error);
 void sptx_gpu_plan_free(sptx_gpu_plan *plan); /* NULL is allowed */
+/* The plan's text form, one line for each launch, for `sptx-gen --dump schedule`. */
+void sptx_gpu_plan_print(const sptx_gpu_plan *plan, FILE *stream);
 
 /* Writes the kernels of the plan into a new module of context (triple and data layout set, verified, not yet
  * optimised). */
