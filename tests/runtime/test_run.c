@@ -307,5 +307,6 @@ Test(run, help_and_version) {
     cr_expect_not_null(strstr(out, options[k]), "the help lacks %s", options[k]);
   cr_expect_eq(run("--version"), 0);
   cr_expect_eq(strncmp(out, "sptx-run 0", 10), 0);
-  cr_expect_eq(run("--help > /dev/full 2> /dev/null; exit $?"), 1, "a report that cannot be written must fail");
+  cr_expect_eq(run("--help > /dev/full 2> /dev/null; exit $?"), 1,
+               "a report that cannot be written must fail");
 }
