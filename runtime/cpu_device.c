@@ -6,6 +6,7 @@
 #include "runtime/device.h"
 #include "runtime/pool.h"
 #include <cpuid.h>
+#include <limits.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +24,8 @@ typedef struct cpu_pass {
 typedef struct cpu_attention {
   cpu_pass passes[PASSES];
   sptx_cpu_code code;
-  size_t lse_bytes; /* of forward's log-sum-exp, lent when the caller wants none */
+  size_t lse_bytes;   /* of forward's log-sum-exp, lent when the caller wants none */
+  int decode_threads; /* the most that are worth waking for one query */
   float scale, soft_cap;
   float *alibi_slopes;
   sptx_pool pool;
@@ -105,6 +107,15 @@ static enum sptx_code prepare_passes(cpu_attention *cpu, const sptx_request *req
   return code;
 }
 
+/* Waking a thread takes about as long as reading 128 KiB: no more than one for each such part of the keys and
+ * values that a query reads in the mean. */
+static int worth_waking(const sptx_x86_plan *forward, const sptx_problem *problem) {
+  double rows = (double)forward->useful_pairs / (double)(problem->n_q > 0 ? problem->n_q : 1);
+  double parts =
+      rows * 2 * (double)problem->head_dim * (double)sptx_element_bytes(problem->element) / (1 << 17);
+  return parts < 1 ? 1 : parts < INT_MAX ? (int)parts : INT_MAX;
+}
+
 static enum sptx_code create(void *device, const sptx_request *request, void **attention, sptx_error *error) {
   (void)device;
   *attention = NULL;
@@ -127,6 +138,8 @@ static enum sptx_code create(void *device, const sptx_request *request, void **a
   }
   if (code == SPTX_CODE_OK)
     code = prepare_passes(cpu, request, error);
+  if (code == SPTX_CODE_OK)
+    cpu->decode_threads = worth_waking(cpu->passes[SPTX_PASS_FORWARD].plan, problem);
   if (code != SPTX_CODE_OK) {
     destroy(cpu);
     return code;
@@ -164,10 +177,13 @@ static enum sptx_code run(void *attention, enum sptx_pass which, const sptx_tens
                           sptx_error *error) {
   cpu_attention *cpu = attention;
   const cpu_pass *pass = &cpu->passes[which];
+  int threads = tensors->threads;
+  if (which == SPTX_PASS_DECODE && threads > cpu->decode_threads)
+    threads = cpu->decode_threads;
   size_t workspace_bytes = round_to_line(pass->plan->workspace_bytes);
   size_t lse_bytes = tensors->lse ? 0 : round_to_line(cpu->lse_bytes);
   size_t scratch_bytes = round_to_line(pass->scratch_bytes);
-  size_t bytes = workspace_bytes + lse_bytes + (size_t)tensors->threads * scratch_bytes;
+  size_t bytes = workspace_bytes + lse_bytes + (size_t)threads * scratch_bytes;
   char *buffer = sptx_pool_take(&cpu->pool, bytes);
   if (!buffer)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "not enough memory for a workspace of %zu bytes", bytes);
@@ -185,7 +201,7 @@ static enum sptx_code run(void *attention, enum sptx_pass which, const sptx_tens
                               .scale = cpu->scale,
                               .soft_cap = cpu->soft_cap,
                               .position = tensors->position};
-  run_launches(pass, &args, buffer + workspace_bytes + lse_bytes, scratch_bytes, tensors->threads);
+  run_launches(pass, &args, buffer + workspace_bytes + lse_bytes, scratch_bytes, threads);
   sptx_pool_return(&cpu->pool, buffer);
   return SPTX_CODE_OK;
 }
