@@ -138,11 +138,12 @@ static const sptx_device_kind *find_kind(const char *device) {
   return NULL;
 }
 
-/* directory/file, or a copy of directory where file is NULL; NULL where directory is, or memory is short. */
+/* directory/file; NULL where directory is, or memory is short. */
 static char *join(const char *directory, const char *file) {
-  char *path = NULL;
-  if (!directory || asprintf(&path, "%s%s%s", directory, file ? "/" : "", file ? file : "") < 0)
-    return NULL;
+  size_t size = directory ? strlen(directory) + strlen(file) + 2 : 0;
+  char *path = directory ? malloc(size) : NULL;
+  if (path)
+    snprintf(path, size, "%s/%s", directory, file);
   return path;
 }
 
