@@ -132,12 +132,26 @@ static enum sptx_code finish_key_sums(sptx_gpu_planner *planner, sptx_error *err
   return code;
 }
 
+/* Pairs for the report, in tiles of the size that most kernels have. Decode computes what is useful. */
+static enum sptx_code count_pairs(sptx_gpu_planner *planner, const sptx_piece *piece, int64_t head_count,
+                                  sptx_error *error) {
+  enum { QUERIES = 128, KEYS = 64 };
+  const sptx_problem *problem = planner->problem;
+  int64_t heads = head_count * problem->batch;
+  sptx_tile_counts counts = {.computed_pairs = piece->pairs};
+  if (planner->pass != SPTX_PASS_DECODE)
+    SPTX_TRY(sptx_piece_count_tiles(piece, problem->n_q, problem->n_k, QUERIES, KEYS, &counts, error));
+  planner->plan->useful_pairs += piece->pairs * heads;
+  planner->plan->computed_pairs += counts.computed_pairs * heads;
+  return SPTX_CODE_OK;
+}
+
 static enum sptx_code add_class(sptx_gpu_planner *planner, int class, int32_t *heads, sptx_error *error) {
   sptx_gpu_job job = {.heads = heads, .head_count = heads_of_class(planner, class, heads)};
   job.all_heads = job.head_count == planner->problem->heads;
   const sptx_piece_list *list = &planner->lists[class];
   for (int i = 0; i < list->count; i++)
-    planner->plan->useful_pairs += list->pieces[i].pairs * job.head_count * planner->problem->batch;
+    SPTX_TRY(count_pairs(planner, &list->pieces[i], job.head_count, error));
   if (job.head_count == 0)
     return SPTX_CODE_OK;
   if (planner->pass == SPTX_PASS_FORWARD)

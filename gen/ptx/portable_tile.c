@@ -85,7 +85,9 @@ void sptx_portable_begin(sptx_portable *p, sptx_gpu_emitter *e, const char *symb
   p->columns_are_keys = spec->role != SPTX_PORTABLE_D_KV;
   p->threads = spec->warps * 32;
   p->rows = spec->warps * spec->row_blocks * 16;
-  sptx_kernel_begin(e, symbol, sizeof(sptx_portable_params), 0, p->threads, 0, 0);
+  /* ptxas would rather spill a little than give up a third CTA: not worth it. */
+  bool greedy = spec->role == SPTX_PORTABLE_D_KV && spec->kind == SPTX_PIECE_TILES && p->threads <= 256;
+  sptx_kernel_begin(e, symbol, sizeof(sptx_portable_params), 0, p->threads, 0, greedy ? 255 : 0);
   p->thread = sptx_thread_index(e);
   p->lane = sptx_andi(e, p->thread, 31);
   p->warp = sptx_shri(e, p->thread, 5);

@@ -97,6 +97,7 @@ Test(portable_ptx, library_is_planned, .timeout = 60) {
       cr_expect(code == SPTX_CODE_OK, "%s, pass %d, type %d, head_dim %d: %s", c.pattern, c.pass, c.element,
                 c.head_dim, error.message);
       planned += code == SPTX_CODE_OK && plan->launch_count > 0;
+      cr_expect(code != SPTX_CODE_OK || plan->computed_pairs >= plan->useful_pairs, "%s", c.pattern);
       sptx_gpu_plan_free(plan);
     }
     portable_close(&s);
