@@ -45,6 +45,7 @@ typedef struct sptx_portable_spec {
   bool soft_cap, alibi, merge;
   bool want_d_k, want_d_v;   /* D_KV: which of the two this kernel computes */
   bool add, final;           /* gradients: see sptx_gpu_job */
+  bool loose;                /* rows may start between multiples of 16 bytes */
   bool hold_rows;            /* keep the row operand (Q) in registers for the whole loop */
   const sptx_set *predicate; /* or NULL; owned by the plan */
 } sptx_portable_spec;

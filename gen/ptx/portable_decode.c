@@ -30,7 +30,8 @@ static void load_eight(sptx_portable *p, sptx_value address, sptx_value out[EIGH
   int width = 16 / p->element_bytes;
   for (int i = 0; i < EIGHT; i += width) {
     sptx_value at = sptx_addi(e, address, i * p->element_bytes);
-    sptx_value vector = sptx_load_global(e, LLVMVectorType(type, (unsigned)width), at, 16);
+    sptx_value vector = sptx_load_global(e, LLVMVectorType(type, (unsigned)width), at,
+                                         p->spec->loose ? p->element_bytes : 16);
     for (int j = 0; j < width; j++) {
       sptx_value value = LLVMBuildExtractElement(e->builder, vector, sptx_i32(e, j), "");
       out[i + j] = sptx_widen(e, value);

@@ -50,20 +50,16 @@ static enum sptx_code narrow_bound(const sptx_bound *bound, int64_t length, sptx
   return SPTX_CODE_OK;
 }
 
-static enum sptx_code check_strides(const sptx_gpu_planner *planner, const sptx_strides *strides,
-                                    const char *name, int64_t bytes, int64_t out[3], sptx_error *error) {
+/* Strides in bytes; *loose is set where rows are no multiples of 16 bytes apart. */
+static enum sptx_code fill_strides(const sptx_problem *problem, const sptx_strides *strides, const char *name,
+                                   int64_t out[3], bool *loose, sptx_error *error) {
   const int64_t in[3] = {strides->batch, strides->head, strides->position};
-  const int64_t extent[3] = {planner->problem->batch, planner->problem->heads, 2};
+  const int64_t extent[3] = {problem->batch, problem->heads, 2};
+  int64_t bytes = problem->element == SPTX_ELEMENT_F32 ? 4 : 2;
   for (int i = 0; i < 3; i++) {
     if (__builtin_mul_overflow(in[i], bytes, &out[i]))
       return sptx_fail(error, SPTX_CODE_OVERFLOW, "a stride of %s does not fit 63 bits", name);
-    if (extent[i] > 1 && out[i] % 16 != 0)
-      return sptx_fail(error, SPTX_CODE_UNSUPPORTED,
-                       "the %s stride of %s is %lld elements: on the GPU it must be a multiple of 16 bytes",
-                       i == 0   ? "batch"
-                       : i == 1 ? "head"
-                                : "position",
-                       name, (long long)in[i]);
+    *loose |= extent[i] > 1 && out[i] % 16 != 0;
   }
   return SPTX_CODE_OK;
 }
@@ -119,18 +115,19 @@ static enum sptx_code add_shared_table(sptx_gpu_planner *planner, const sptx_pie
   return code;
 }
 
-enum sptx_code sptx_portable_fill_problem(const sptx_gpu_planner *planner, sptx_portable_params *params,
-                                          sptx_error *error) {
+enum sptx_code sptx_portable_fill_problem(const sptx_gpu_planner *planner, sptx_portable_spec *spec,
+                                          sptx_portable_params *params, sptx_error *error) {
   const sptx_problem *problem = planner->problem;
-  int64_t bytes = problem->element == SPTX_ELEMENT_F32 ? 4 : 2;
-  SPTX_TRY(check_strides(planner, &problem->q, "q", bytes, params->q, error));
-  SPTX_TRY(check_strides(planner, &problem->k, "k", bytes, params->k, error));
-  SPTX_TRY(check_strides(planner, &problem->v, "v", bytes, params->v, error));
-  SPTX_TRY(check_strides(planner, &problem->o, "o", bytes, params->o, error));
+  SPTX_TRY(fill_strides(problem, &problem->q, "q", params->q, &spec->loose, error));
+  SPTX_TRY(fill_strides(problem, &problem->k, "k", params->k, &spec->loose, error));
+  SPTX_TRY(fill_strides(problem, &problem->v, "v", params->v, &spec->loose, error));
+  SPTX_TRY(fill_strides(problem, &problem->o, "o", params->o, &spec->loose, error));
   params->heads = (int32_t)problem->heads;
   params->kv_heads = (int32_t)problem->kv_heads;
   params->n_q = (int32_t)saturate(problem->n_q);
   params->n_k = (int32_t)saturate(problem->n_k);
+  spec->element = problem->element;
+  spec->head_dim = problem->head_dim;
   return SPTX_CODE_OK;
 }
 
@@ -138,11 +135,9 @@ enum sptx_code sptx_portable_params_begin(sptx_gpu_planner *planner, const sptx_
                                           sptx_portable_spec *spec, sptx_portable_params *params,
                                           sptx_portable_extent *extent, sptx_error *error) {
   const sptx_problem *problem = planner->problem;
-  SPTX_TRY(sptx_portable_fill_problem(planner, params, error));
+  SPTX_TRY(sptx_portable_fill_problem(planner, spec, params, error));
   SPTX_TRY(fill_views(piece, params, error));
   SPTX_TRY(add_shared_table(planner, piece, extent, params, error));
-  spec->element = problem->element;
-  spec->head_dim = problem->head_dim;
   spec->kind = piece->kind;
   spec->query_digits = piece->query.inner_count;
   spec->key_digits = piece->key.inner_count;
@@ -247,11 +242,11 @@ void sptx_portable_symbol(const sptx_portable_spec *s, char *symbol, size_t size
     snprintf(predicate, sizeof predicate, "_p%016llx", (unsigned long long)sptx_predicate_hash(s->predicate));
   if (s->role == SPTX_PORTABLE_DECODE)
     snprintf(predicate + strlen(predicate), sizeof predicate - strlen(predicate), "_g%d", s->view_digits);
-  snprintf(flags, sizeof flags, "%s%s%s%s%s%s%s%s%s%s", s->soft_cap ? "_cap" : "", s->alibi ? "_alibi" : "",
+  snprintf(flags, sizeof flags, "%s%s%s%s%s%s%s%s%s%s%s", s->soft_cap ? "_cap" : "", s->alibi ? "_alibi" : "",
            s->merge ? "_merge" : "", s->want_d_k && !s->want_d_v ? "_dk" : "",
            s->want_d_v && !s->want_d_k ? "_dv" : "", s->add ? "_add" : "", s->final ? "_final" : "",
            s->hold_rows ? "_held" : "", s->role != SPTX_PORTABLE_FORWARD && s->stages == 1 ? "_s1" : "",
-           predicate);
+           s->loose ? "_loose" : "", predicate);
   snprintf(symbol, size, "sptx_%s_%s_sm80_d%d_r%dx%d_c%d_%s%d%d_v%d%d%s%s", element_names[s->element],
            role_names[s->role], s->head_dim, s->warps, s->row_blocks * 16, s->columns,
            s->kind == SPTX_PIECE_BAND ? "band" : "tiles", (int)s->lo, (int)s->hi, s->query_digits,

@@ -22,9 +22,9 @@ typedef struct sptx_portable_extent {
   int64_t query_begin, query_end, queries, key_begin, key_end, keys;
 } sptx_portable_extent;
 
-/* Strides and sizes of the call. */
-enum sptx_code sptx_portable_fill_problem(const sptx_gpu_planner *planner, sptx_portable_params *params,
-                                          sptx_error *error);
+/* What depends on the problem only: strides, sizes, type. */
+enum sptx_code sptx_portable_fill_problem(const sptx_gpu_planner *planner, sptx_portable_spec *spec,
+                                          sptx_portable_params *params, sptx_error *error);
 /* Everything in spec and params that depends on the piece and the problem only. */
 enum sptx_code sptx_portable_params_begin(sptx_gpu_planner *planner, const sptx_piece *piece,
                                           sptx_portable_spec *spec, sptx_portable_params *params,

@@ -76,6 +76,8 @@ static enum sptx_code add_piece(sptx_gpu_planner *planner, const sptx_piece *pie
   fill_digits(&piece->query, &spec, &params);
   params.first_slot = first_slot;
   params.splits = splits;
+  if (spec.kind == SPTX_PIECE_TILES && piece->tiles.tile_count > INT32_MAX / SPTX_GENERIC_TILE)
+    return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "too many tiles for decoding on a GPU");
   if (spec.kind == SPTX_PIECE_TILES)
     SPTX_TRY(sptx_portable_add_tile_rows(planner, &piece->tiles, &params, error));
   params.tiles = splits;
@@ -83,24 +85,21 @@ static enum sptx_code add_piece(sptx_gpu_planner *planner, const sptx_piece *pie
   return sptx_portable_launch(planner, &spec, &params, sptx_emit_portable_decode, error);
 }
 
-static enum sptx_code add_combine(sptx_gpu_planner *planner, const sptx_portable_params *common,
-                                  sptx_error *error) {
+static enum sptx_code add_combine(sptx_gpu_planner *planner, const sptx_portable_spec *like,
+                                  const sptx_portable_params *common, sptx_error *error) {
   static const char *const elements[] = {"f32", "f16", "bf16"};
-  const sptx_problem *problem = planner->problem;
-  sptx_portable_spec spec;
+  sptx_portable_spec spec = *like;
   char symbol[128];
   int kernel;
   sptx_gpu_launch *launch;
-  memset(&spec, 0, sizeof spec);
   spec.role = SPTX_PORTABLE_DECODE;
-  spec.element = problem->element;
-  spec.head_dim = problem->head_dim;
   spec.warps = WARPS;
-  snprintf(symbol, sizeof symbol, "sptx_%s_combine_sm80_d%d", elements[spec.element], spec.head_dim);
+  snprintf(symbol, sizeof symbol, "sptx_%s_combine_sm80_d%d%s", elements[spec.element], spec.head_dim,
+           spec.loose ? "_loose" : "");
   SPTX_TRY(
       sptx_gpu_add_kernel(planner, symbol, sptx_emit_portable_combine, &spec, sizeof spec, &kernel, error));
   SPTX_TRY(sptx_gpu_add_launch(planner, kernel, common, sizeof *common, &launch, error));
-  launch->grid[0] = (uint32_t)(problem->batch * common->heads_here);
+  launch->grid[0] = (uint32_t)(planner->problem->batch * common->heads_here);
   launch->grid[1] = launch->grid[2] = 1;
   launch->block = WARPS * 32;
   return SPTX_CODE_OK;
@@ -109,11 +108,13 @@ static enum sptx_code add_combine(sptx_gpu_planner *planner, const sptx_portable
 enum sptx_code sptx_portable_add_decode(sptx_gpu_planner *planner, const sptx_piece_list *list,
                                         const sptx_gpu_job *job, sptx_error *error) {
   const sptx_problem *problem = planner->problem;
+  sptx_portable_spec spec;
   sptx_portable_params params;
   size_t offset, rows = (size_t)(problem->batch * problem->heads), dim = (size_t)problem->head_dim;
   int32_t first = 0;
+  memset(&spec, 0, sizeof spec);
   memset(&params, 0, sizeof params);
-  SPTX_TRY(sptx_portable_fill_problem(planner, &params, error));
+  SPTX_TRY(sptx_portable_fill_problem(planner, &spec, &params, error));
   if (problem->batch * problem->heads > INT32_MAX / MAX_SPLITS)
     return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "too many heads for one GPU launch: split the batch");
   SPTX_TRY(sptx_gpu_add_constants(planner, job->heads, (size_t)job->head_count * 4, &offset, error));
@@ -130,5 +131,5 @@ enum sptx_code sptx_portable_add_decode(sptx_gpu_planner *planner, const sptx_pi
     SPTX_TRY(add_piece(planner, &list->pieces[i], &params, first, splits, error));
     first += splits;
   }
-  return add_combine(planner, &params, error);
+  return add_combine(planner, &spec, &params, error);
 }

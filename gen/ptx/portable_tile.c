@@ -180,6 +180,32 @@ static void copy_unit(sptx_portable *p, sptx_value to, sptx_value from, sptx_val
            operands, 3, false);
 }
 
+/* 16 bytes by elements, at once; nothing is read where not valid. */
+static void copy_elements(sptx_portable *p, sptx_value to, sptx_value from, sptx_value valid) {
+  sptx_gpu_emitter *e = p->e;
+  int per_word = 4 / p->element_bytes;
+  LLVMTypeRef type = per_word == 1 ? e->i32 : e->i16;
+  sptx_value words[4], operands[5] = {to};
+  for (int w = 0; w < 4; w++)
+    words[w] = sptx_slot(e, e->i32, sptx_i32(e, 0));
+  sptx_if inside = sptx_if_begin(e, valid);
+  for (int w = 0; w < 4; w++) {
+    sptx_value word = sptx_i32(e, 0);
+    for (int i = 0; i < per_word; i++) {
+      sptx_value at = sptx_addi(e, from, w * 4 + i * p->element_bytes);
+      sptx_value bits = sptx_load_constant(e, type, at, p->element_bytes);
+      bits = per_word == 1 ? bits : LLVMBuildZExt(e->builder, bits, e->i32, "");
+      word = sptx_or(e, word, LLVMBuildShl(e->builder, bits, sptx_i32(e, 16 * i), ""));
+    }
+    sptx_set_slot(e, words[w], word);
+  }
+  sptx_if_end(e, &inside);
+  for (int w = 0; w < 4; w++)
+    operands[1 + w] = sptx_get(e, words[w]);
+  sptx_asm(e, e->void_type, "st.shared.v4.b32 [$0], {$1,$2,$3,$4};", "r,r,r,r,r,~{memory}", operands, 5,
+           false);
+}
+
 void sptx_copy_word(sptx_portable *p, sptx_value to, sptx_value from, sptx_value valid) {
   sptx_value bytes = sptx_select(p->e, valid, sptx_i32(p->e, 4), sptx_i32(p->e, 0));
   sptx_value operands[3] = {to, from, bytes};
@@ -213,7 +239,10 @@ void sptx_load_tile(sptx_portable *p, sptx_value to, int count, sptx_portable_te
     sptx_value byte = sptx_muli(e, sptx_min(e, unit, sptx_i32(e, real_units - 1)), 16);
     from = sptx_add(e, from, sptx_zext64(e, byte));
     sptx_value place = sptx_add(e, sptx_muli(e, row, p->row_bytes), sptx_muli(e, unit, 16));
-    copy_unit(p, sptx_add(e, to, place), from, sptx_select(e, valid, sptx_i32(e, 16), sptx_i32(e, 0)));
+    if (p->spec->loose)
+      copy_elements(p, sptx_add(e, to, place), from, valid);
+    else
+      copy_unit(p, sptx_add(e, to, place), from, sptx_select(e, valid, sptx_i32(e, 16), sptx_i32(e, 0)));
     if (guard)
       sptx_if_end(e, &inside);
   }
@@ -241,7 +270,8 @@ void sptx_load_shared_pair(sptx_portable *p, sptx_value address, sptx_value out[
 void sptx_load_pair(sptx_portable *p, enum sptx_element element, sptx_value address, sptx_value out[2]) {
   sptx_gpu_emitter *e = p->e;
   LLVMTypeRef type = element == SPTX_ELEMENT_F32 ? e->f32 : element == SPTX_ELEMENT_F16 ? e->f16 : e->bf16;
-  sptx_value pair = sptx_load_global(e, LLVMVectorType(type, 2), address, type == e->f32 ? 8 : 4);
+  int align = (type == e->f32 ? 4 : 2) * (p->spec->loose ? 1 : 2);
+  sptx_value pair = sptx_load_global(e, LLVMVectorType(type, 2), address, align);
   for (int i = 0; i < 2; i++) {
     out[i] = sptx_widen(e, LLVMBuildExtractElement(e->builder, pair, sptx_i32(e, i), ""));
   }
@@ -251,13 +281,13 @@ void sptx_store_pair(sptx_portable *p, enum sptx_element element, sptx_value add
                      sptx_value b) {
   sptx_gpu_emitter *e = p->e;
   if (element != SPTX_ELEMENT_F32) {
-    sptx_store_global(e, sptx_portable_pack(p, a, b), address, 4);
+    sptx_store_global(e, sptx_portable_pack(p, a, b), address, p->spec->loose ? 2 : 4);
     return;
   }
   sptx_value pair = LLVMGetUndef(LLVMVectorType(e->f32, 2));
   pair = LLVMBuildInsertElement(e->builder, pair, a, sptx_i32(e, 0), "");
   pair = LLVMBuildInsertElement(e->builder, pair, b, sptx_i32(e, 1), "");
-  sptx_store_global(e, pair, address, 8);
+  sptx_store_global(e, pair, address, p->spec->loose ? 4 : 8);
 }
 
 sptx_score sptx_score_begin(sptx_portable *p, sptx_value head) {

@@ -28,7 +28,7 @@ static int64_t place_of(const tensor *t, int64_t index) {
 }
 
 static sptx_strides strides_of(const portable_case *c, int64_t heads, int64_t rows) {
-  int64_t row = c->head_dim + (c->layout == PORTABLE_GAPS ? 8 : 0);
+  int64_t row = c->head_dim + (c->layout == PORTABLE_GAPS ? 8 : c->layout == PORTABLE_ODD_GAPS ? 3 : 0);
   if (c->layout == PORTABLE_POSITION_FIRST)
     return (sptx_strides){rows * heads * row, row, heads * row};
   return (sptx_strides){heads * rows * row, rows * row, row};

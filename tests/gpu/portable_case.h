@@ -8,7 +8,7 @@
 #include "patterns/pattern.h"
 #include "tests/support/reference.h"
 
-enum portable_layout { PORTABLE_CONTIGUOUS, PORTABLE_POSITION_FIRST, PORTABLE_GAPS };
+enum portable_layout { PORTABLE_CONTIGUOUS, PORTABLE_POSITION_FIRST, PORTABLE_GAPS, PORTABLE_ODD_GAPS };
 
 typedef struct portable_case {
   const char *pattern; /* YAML without its first two lines, or the path of a file */

@@ -72,7 +72,7 @@ static portable_case random_case(const char *pattern, uint64_t *state) {
   c.kv_heads = c.heads % 2 == 0 && draw(state, 2) ? c.heads / 2 : c.heads;
   c.n_k = 1 + (int64_t)draw(state, 160);
   c.n_q = draw(state, 2) ? c.n_k : 1 + (int64_t)draw(state, (uint64_t)c.n_k);
-  c.layout = (enum portable_layout)draw(state, 3);
+  c.layout = (enum portable_layout)draw(state, 4);
   c.soft_cap = draw(state, 3) == 0 ? 2.5 : 0;
   c.alibi = draw(state, 3) == 0;
   c.schedule.f32_mode = c.element == F32 ? (int)draw(state, 4) : 0;

@@ -101,14 +101,15 @@ static const char *load_shared(simt *s, const simt_instruction *in, int fields) 
   return NULL;
 }
 
-static const char *store_shared(simt *s, const simt_instruction *in) {
+static const char *store_shared(simt *s, const simt_instruction *in, int fields) {
   for (int t = 0; t < s->threads; t++) {
     if (!s->active[t])
       continue;
     uint64_t address = AT(s, in->operand[0], 0, t);
-    if (!touch(s, t, (uint32_t)address, 4, true))
+    if (!touch(s, t, (uint32_t)address, 4 * fields, true))
       return "shared memory";
-    memcpy(shared_at(s, address), &AT(s, in->operand[1], 0, t), 4);
+    for (int f = 0; f < fields; f++)
+      memcpy(shared_at(s, address) + 4 * f, &AT(s, in->operand[1 + f], 0, t), 4);
   }
   return NULL;
 }
@@ -258,7 +259,9 @@ static const char *call_assembly(simt *s, const simt_instruction *in) {
   if (has(in, "ld.shared.f32"))
     return load_shared(s, in, 1);
   if (has(in, "st.shared.b32"))
-    return store_shared(s, in);
+    return store_shared(s, in, 1);
+  if (has(in, "st.shared.v4.b32"))
+    return store_shared(s, in, 4);
   if (!warps_whole(s))
     return "a warp-wide instruction that not all lanes reach";
   if (has(in, "ldmatrix.sync.aligned.m8n8.x4.trans"))
