@@ -94,7 +94,7 @@ static enum sptx_code gather_reach(sptx_explanation *e, size_t first, sptx_error
     else
       code = sptx_step_lower(e->pattern, first + k, &whole, &steps[k], error);
   if (code == SPTX_CODE_OK)
-    code = sptx_reach_find(steps, order, order_count, &e->reach, error);
+    code = sptx_reach_find(steps, order, order_count, SPTX_REACH_EXACT, &e->reach, error);
   for (size_t k = 0; k < e->step_count && steps && !lowered; k++)
     sptx_step_clear(&steps[k]);
   free(steps);

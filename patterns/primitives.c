@@ -372,7 +372,7 @@ static void **global_buffer(sptx_set *set, size_t *bytes) {
 static void global_print(const sptx_set *set, FILE *stream) {
   const int64_t *at = set->as.global.at;
   int64_t count = set->as.global.at_count;
-  if (is_run(at, count) && at[0] == 0)
+  if (count == 0 || (is_run(at, count) && at[0] == 0))
     fprintf(stream, "{first: %" PRId64, count);
   else {
     fputs("{at: ", stream);

@@ -292,24 +292,37 @@ static void follow_all(search *s, const size_t *order, size_t order_count, sptx_
   }
 }
 
+/* The step of a walk over all of n positions that spreads them: near n times the golden ratio, prime to n. */
+static int64_t spread_step(int64_t n) {
+  const double golden = 0.6180339887498949;
+  for (int64_t step = (int64_t)(golden * (double)n);; step++) {
+    int64_t a = max64(step, 1), b = n;
+    while (b) {
+      int64_t rest = a % b;
+      a = b, b = rest;
+    }
+    if (a == 1)
+      return max64(step, 1);
+  }
+}
+
 /* The first position, which most often has the farthest to go, and others spread over the sequence. */
 static void follow_some(search *s, const size_t *order, size_t order_count, sptx_reach *reach) {
-  const double golden = 0.6180339887498949;
-  reach->sampled = true;
-  while (reach->sources < s->n && (reach->sources < LEAST_SOURCES || s->work < SAMPLED_WORK)) {
-    double turn = (double)reach->sources * golden;
-    int64_t source = (int64_t)((turn - (double)(int64_t)turn) * (double)s->n), layers;
+  int64_t step = spread_step(s->n), source = 0, layers;
+  for (; reach->sources < s->n && (reach->sources < LEAST_SOURCES || s->work < SAMPLED_WORK);
+       source = (source + step) % s->n) {
     follow(s, order, order_count, source, &layers);
     reach->sources++;
     reach->layers = layers == 0 ? 0 : max64(reach->layers, layers);
     reach->known = layers > 0 || s->work <= MOST_WORK;
     if (layers == 0)
-      return;
+      break;
   }
+  reach->sampled = reach->sources < s->n;
 }
 
 static enum sptx_code prepare(search *s, const sptx_step *steps, const size_t *order, size_t order_count,
-                              sptx_error *error) {
+                              bool exact, sptx_error *error) {
   for (size_t k = 0; k < order_count; k++)
     s->kind_count = max64(s->kind_count, (int64_t)order[k] + 1);
   s->kinds = calloc((size_t)s->kind_count, sizeof *s->kinds);
@@ -323,7 +336,7 @@ static enum sptx_code prepare(search *s, const sptx_step *steps, const size_t *o
     if (used->used)
       continue;
     *used = (kind){.step = &steps[order[k]], .used = true};
-    SPTX_TRY(s->n <= SPTX_REACH_EXACT ? make_matrix(s, used, error) : make_all_columns(used, error));
+    SPTX_TRY(exact ? make_matrix(s, used, error) : make_all_columns(used, error));
   }
   return SPTX_CODE_OK;
 }
@@ -345,14 +358,15 @@ static void clear(search *s) {
 }
 
 enum sptx_code sptx_reach_find(const sptx_step *steps, const size_t *order, size_t order_count,
-                               sptx_reach *reach, sptx_error *error) {
+                               int64_t exact_up_to, sptx_reach *reach, sptx_error *error) {
   const sptx_instance *instance = &steps[order[0]].instance;
   *reach = (sptx_reach){.known = instance->n_k <= SPTX_REACH_MOST};
   if (!reach->known)
     return SPTX_CODE_OK;
   search s = {.n = instance->n_k, .words = ceil_div(instance->n_k, 64), .causal = instance->causal};
-  enum sptx_code code = prepare(&s, steps, order, order_count, error);
-  if (code == SPTX_CODE_OK && s.n <= SPTX_REACH_EXACT)
+  bool exact = s.n <= exact_up_to;
+  enum sptx_code code = prepare(&s, steps, order, order_count, exact, error);
+  if (code == SPTX_CODE_OK && exact)
     follow_all(&s, order, order_count, reach);
   else if (code == SPTX_CODE_OK)
     follow_some(&s, order, order_count, reach);
