@@ -57,7 +57,8 @@ bool sptx_bench_is_exact(const sptx_bench_request *request, const sptx_bench_che
 /* Times are of one call. Useful operations: forward 4 * pairs * head_dim, backward 2.5 times that. */
 typedef struct sptx_bench_result {
   double ms, min_ms, max_ms; /* median and extremes of the samples */
-  double useful_gflops, gemm_gflops, ratio_to_gemm;
+  double useful_gflops;
+  double gemm_gflops, ratio_to_gemm; /* 0 on a GPU: its GEMM rate is not measured */
   double
       dense_ms; /* sptx's dense causal attention of the same shape; negative where it would take too long */
   int samples;

@@ -1,6 +1,6 @@
 /* Measures one step of a pattern. The subjects (the pattern, dense causal, sgemm) take turns within each
  * round, so that a change of the machine's speed or load meets all of them, and ratios stay fair. */
-#include "tuner/bench.h"
+#include "tuner/bench_device.h"
 #include "tuner/ceiling.h"
 #include <stdlib.h>
 #include <string.h>
@@ -17,10 +17,11 @@
 static const char dense_pattern[] = "sptx: 1\nname: dense\ncausal: true\nattend: all\n";
 
 struct subject {
+  sptx_bench_device *device;
+  const sptx_context *context;
   const sptx_attention *attention;
-  const sptx_bench_tensors *tensors;
-  void *o; /* the dense subject writes its own o and lse */
-  float *lse;
+  const sptx_bench_tensors *tensors; /* on the device */
+  enum sptx_bench_pass pass;
 };
 
 static enum sptx_code check_status(sptx_status status, const sptx_context *context, sptx_error *error) {
@@ -29,31 +30,34 @@ static enum sptx_code check_status(sptx_status status, const sptx_context *conte
   return sptx_fail(error, (enum sptx_code)status, "%s", sptx_last_error(context));
 }
 
-static sptx_status run_pass(const struct subject *subject, enum sptx_bench_pass pass) {
+static enum sptx_code run_pass(const struct subject *subject, enum sptx_bench_pass pass, sptx_error *error) {
   const sptx_bench_tensors *t = subject->tensors;
-  if (pass == SPTX_BENCH_FORWARD)
-    return sptx_attention_forward(subject->attention, t->q, t->k, t->v, subject->o, subject->lse, NULL);
-  return sptx_attention_backward(subject->attention, t->q, t->k, t->v, subject->o, subject->lse, t->d_o,
-                                 t->d_q, t->d_k, t->d_v, NULL);
+  void *stream = sptx_bench_device_stream(subject->device);
+  sptx_status status =
+      pass == SPTX_BENCH_FORWARD
+          ? sptx_attention_forward(subject->attention, t->q, t->k, t->v, t->o, t->lse, stream)
+          : sptx_attention_backward(subject->attention, t->q, t->k, t->v, t->o, t->lse, t->d_o, t->d_q,
+                                    t->d_k, t->d_v, stream);
+  return check_status(status, subject->context, error);
+}
+
+static enum sptx_code run_subject(void *argument, sptx_error *error) {
+  const struct subject *subject = argument;
+  return run_pass(subject, subject->pass, error);
 }
 
 /* Seconds of one call, averaged over calls. */
-static enum sptx_code time_calls(const struct subject *subject, enum sptx_bench_pass pass, int calls,
-                                 const sptx_context *context, double *seconds, sptx_error *error) {
-  double start = sptx_now();
-  for (int c = 0; c < calls; c++)
-    SPTX_TRY(check_status(run_pass(subject, pass), context, error));
-  *seconds = (sptx_now() - start) / calls;
-  return SPTX_CODE_OK;
+static enum sptx_code time_calls(struct subject *subject, int calls, double *seconds, sptx_error *error) {
+  return sptx_bench_time(subject->device, run_subject, subject, calls, seconds, error);
 }
 
-/* Doubles the calls of one sample until it is long enough for the clock; the first call warms up. */
-static enum sptx_code calibrate(const struct subject *subject, enum sptx_bench_pass pass,
-                                const sptx_context *context, int *calls, double *seconds, sptx_error *error) {
-  SPTX_TRY(time_calls(subject, pass, 1, context, seconds, error));
+/* Doubles the calls of one sample until it is long enough for the clock; the first call warms up. Events are
+ * exact enough for single calls. */
+static enum sptx_code calibrate(struct subject *subject, int *calls, double *seconds, sptx_error *error) {
+  SPTX_TRY(time_calls(subject, 1, seconds, error));
   for (*calls = 1;; *calls *= 2) {
-    SPTX_TRY(time_calls(subject, pass, *calls, context, seconds, error));
-    if (*seconds * *calls >= MIN_SAMPLE_SECONDS)
+    SPTX_TRY(time_calls(subject, *calls, seconds, error));
+    if (*seconds * *calls >= MIN_SAMPLE_SECONDS || sptx_bench_device_is_gpu(subject->device))
       return SPTX_CODE_OK;
   }
 }
@@ -74,16 +78,18 @@ struct samples {
 };
 
 /* One round: a warm call and a sample of the pattern, the same of dense, one product. */
-static enum sptx_code one_round(const struct subject *pattern, int pattern_calls, const struct subject *dense,
-                                enum sptx_bench_pass pass, sptx_gemm *gemm, const sptx_context *context,
-                                struct samples *samples, sptx_error *error) {
+static enum sptx_code one_round(struct subject *pattern, int pattern_calls, struct subject *dense,
+                                sptx_gemm *gemm, struct samples *samples, sptx_error *error) {
   double *sample = &samples->pattern[samples->rounds], warm;
-  SPTX_TRY(time_calls(pattern, pass, 1, context, &warm, error));
-  SPTX_TRY(time_calls(pattern, pass, pattern_calls, context, sample, error));
+  SPTX_TRY(time_calls(pattern, 1, &warm, error));
+  SPTX_TRY(time_calls(pattern, pattern_calls, sample, error));
   if (dense && samples->dense_rounds < MAX_DENSE_ROUNDS)
-    SPTX_TRY(time_calls(dense, pass, 1, context, &samples->dense[samples->dense_rounds++], error));
-  samples->gemm[samples->rounds++] = sptx_gemm_run(gemm);
-  usleep(GEMM_REST_MICROSECONDS);
+    SPTX_TRY(time_calls(dense, 1, &samples->dense[samples->dense_rounds++], error));
+  if (gemm) {
+    samples->gemm[samples->rounds] = sptx_gemm_run(gemm);
+    usleep(GEMM_REST_MICROSECONDS);
+  }
+  samples->rounds++;
   return SPTX_CODE_OK;
 }
 
@@ -92,49 +98,57 @@ static double operations(const sptx_bench_request *request, int64_t pairs, enum 
 }
 
 static void summarize(const sptx_bench_request *request, int64_t pairs, enum sptx_bench_pass pass,
-                      struct samples *samples, sptx_bench_result *result) {
+                      bool with_gemm, struct samples *samples, sptx_bench_result *result) {
   double median = sorted_median(samples->pattern, samples->rounds);
   result->samples = samples->rounds;
   result->ms = 1e3 * median;
   result->min_ms = 1e3 * samples->pattern[0];
   result->max_ms = 1e3 * samples->pattern[samples->rounds - 1];
   result->useful_gflops = 1e-9 * operations(request, pairs, pass) / median;
-  result->gemm_gflops = 1e-9 * sptx_gemm_operations() / sorted_median(samples->gemm, samples->rounds);
-  result->ratio_to_gemm = result->useful_gflops / result->gemm_gflops;
+  if (with_gemm) {
+    result->gemm_gflops = 1e-9 * sptx_gemm_operations() / sorted_median(samples->gemm, samples->rounds);
+    result->ratio_to_gemm = result->useful_gflops / result->gemm_gflops;
+  }
   result->dense_ms = samples->dense_rounds ? 1e3 * sorted_median(samples->dense, samples->dense_rounds) : -1;
 }
 
-/* Whether a dense call is short enough to be measured, judged by half the GEMM rate. */
-static bool dense_is_short(const sptx_bench_request *request, enum sptx_bench_pass pass,
-                           double gemm_seconds) {
+/* Half of what products reach here, in operations a second; on a GPU, what even small ones reach. */
+static double modest_rate(sptx_gemm *gemm) {
+  if (!gemm)
+    return 1e13;
+  sptx_gemm_run(gemm);
+  double rate = 0.5 * sptx_gemm_operations() / sptx_gemm_run(gemm);
+  usleep(GEMM_REST_MICROSECONDS);
+  return rate;
+}
+
+/* Whether a dense call is short enough to be measured. */
+static bool dense_is_short(const sptx_bench_request *request, enum sptx_bench_pass pass, double rate) {
   double pairs = (double)request->batch * (double)request->heads * (double)request->n_q *
                  ((double)request->n_k - 0.5 * (double)request->n_q);
-  double rate = 0.5 * sptx_gemm_operations() / gemm_seconds;
   double work = 4.0 * pairs * (double)request->head_dim * (pass == SPTX_BENCH_BACKWARD ? 2.5 : 1);
   return work / rate <= LONGEST_DENSE_SECONDS;
 }
 
-static enum sptx_code measure(const sptx_bench_request *request, int64_t pairs, enum sptx_bench_pass pass,
-                              const struct subject *pattern, const struct subject *dense, sptx_gemm *gemm,
-                              const sptx_context *context, sptx_bench_result *result, sptx_error *error) {
+static enum sptx_code measure(const sptx_bench_request *request, int64_t pairs, struct subject *pattern,
+                              struct subject *dense, sptx_gemm *gemm, sptx_bench_result *result,
+                              sptx_error *error) {
   struct samples *samples = calloc(1, sizeof *samples);
   enum sptx_code code;
+  enum sptx_bench_pass pass = pattern->pass;
   int calls;
   double seconds;
   if (!samples)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "no memory for the samples of a measurement");
-  sptx_gemm_run(gemm);
-  bool with_dense = dense_is_short(request, pass, sptx_gemm_run(gemm));
-  usleep(GEMM_REST_MICROSECONDS);
+  bool with_dense = dense_is_short(request, pass, modest_rate(gemm));
   if (with_dense) /* the backward needs its o and lse; either way this warms up */
-    SPTX_TRY_GOTO(time_calls(dense, SPTX_BENCH_FORWARD, 1, context, &seconds, error), done);
-  SPTX_TRY_GOTO(calibrate(pattern, pass, context, &calls, &seconds, error), done);
+    SPTX_TRY_GOTO(run_pass(dense, SPTX_BENCH_FORWARD, error), done);
+  SPTX_TRY_GOTO(calibrate(pattern, &calls, &seconds, error), done);
   double start = sptx_now();
   while (samples->rounds < MAX_ROUNDS &&
          (samples->rounds < MIN_ROUNDS || sptx_now() - start < request->seconds))
-    SPTX_TRY_GOTO(one_round(pattern, calls, with_dense ? dense : NULL, pass, gemm, context, samples, error),
-                  done);
-  summarize(request, pairs, pass, samples, result);
+    SPTX_TRY_GOTO(one_round(pattern, calls, with_dense ? dense : NULL, gemm, samples, error), done);
+  summarize(request, pairs, pass, gemm != NULL, samples, result);
 done:
   free(samples);
   return code;
@@ -157,10 +171,12 @@ static sptx_attention_desc describe(const sptx_bench_request *request, size_t st
 /* Everything one step's measurement holds. */
 struct bench {
   sptx_context *context;
+  sptx_bench_device *device;
   sptx_pattern *pattern, *dense_pattern;
   sptx_attention *attention, *dense_attention;
-  sptx_bench_tensors tensors, dense_tensors;
-  sptx_gemm *gemm;
+  sptx_bench_tensors tensors;               /* in host memory */
+  sptx_bench_tensors placed, dense_tensors; /* on the device; the dense subject has its own o and lse */
+  sptx_gemm *gemm;                          /* NULL on a GPU */
 };
 
 static void bench_clear(struct bench *bench) {
@@ -169,21 +185,27 @@ static void bench_clear(struct bench *bench) {
   sptx_pattern_destroy(bench->pattern);
   sptx_pattern_destroy(bench->dense_pattern);
   sptx_context_destroy(bench->context);
+  sptx_bench_device_free(bench->device, bench->dense_tensors.o);
+  sptx_bench_device_free(bench->device, bench->dense_tensors.lse);
+  sptx_bench_unplace(bench->device, &bench->placed);
   sptx_bench_tensors_clear(&bench->tensors);
-  free(bench->dense_tensors.o);
-  free(bench->dense_tensors.lse);
   sptx_gemm_free(bench->gemm);
+  sptx_bench_device_close(bench->device);
 }
 
-/* Dense attention shares all tensors but o and lse. */
-static enum sptx_code share_tensors(const sptx_bench_request *request, const sptx_bench_tensors *tensors,
-                                    sptx_bench_tensors *shared, sptx_error *error) {
+static enum sptx_code create_tensors(const sptx_bench_request *request, struct bench *bench,
+                                     sptx_error *error) {
   size_t rows = (size_t)(request->batch * request->heads * request->n_q);
-  *shared = *tensors;
-  shared->o = malloc(rows * (size_t)request->head_dim * sizeof(float));
-  shared->lse = malloc(rows * sizeof(float));
-  if (!shared->o || !shared->lse)
-    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "no memory for the output of dense attention");
+  void *o = NULL, *lse = NULL;
+  SPTX_TRY(sptx_bench_tensors_create(request, &bench->tensors, error));
+  SPTX_TRY(sptx_bench_place(bench->device, request, &bench->tensors, &bench->placed, error));
+  SPTX_TRY(
+      sptx_bench_device_alloc(bench->device, rows * (size_t)request->head_dim * sizeof(float), &o, error));
+  bench->dense_tensors.o = o;
+  SPTX_TRY(sptx_bench_device_alloc(bench->device, rows * sizeof(float), &lse, error));
+  bench->dense_tensors = bench->placed;
+  bench->dense_tensors.o = o;
+  bench->dense_tensors.lse = lse;
   return SPTX_CODE_OK;
 }
 
@@ -204,26 +226,31 @@ static enum sptx_code bench_open(const sptx_bench_request *request, size_t step,
                         context, error));
   SPTX_TRY(check_status(sptx_attention_create(context, bench->dense_pattern, &desc, &bench->dense_attention),
                         context, error));
-  SPTX_TRY(sptx_bench_tensors_create(request, &bench->tensors, error));
-  SPTX_TRY(share_tensors(request, &bench->tensors, &bench->dense_tensors, error));
+  SPTX_TRY(sptx_bench_device_open(request->device, &bench->device, error));
+  SPTX_TRY(create_tensors(request, bench, error));
+  if (sptx_bench_device_is_gpu(bench->device))
+    return SPTX_CODE_OK;
   return sptx_gemm_create(request->threads, &bench->gemm, error);
 }
 
 static enum sptx_code bench_step(const sptx_bench_request *request, size_t step, struct bench *bench,
                                  sptx_bench_step *result, sptx_error *error) {
-  struct subject pattern = {bench->attention, &bench->tensors, bench->tensors.o, bench->tensors.lse};
-  struct subject dense = {bench->dense_attention, &bench->dense_tensors, bench->dense_tensors.o,
-                          bench->dense_tensors.lse};
+  struct subject pattern = {bench->device, bench->context, bench->attention, &bench->placed, 0};
+  struct subject dense = {bench->device, bench->context, bench->dense_attention, &bench->dense_tensors, 0};
   result->info.struct_size = sizeof result->info;
   SPTX_TRY(check_status(sptx_attention_get_info(bench->attention, &result->info), bench->context, error));
   for (int pass = 0; pass < SPTX_BENCH_PASSES; pass++)
     if (pass == SPTX_BENCH_FORWARD || request->passes[pass])
-      SPTX_TRY(check_status(run_pass(&pattern, (enum sptx_bench_pass)pass), bench->context, error));
+      SPTX_TRY(run_pass(&pattern, (enum sptx_bench_pass)pass, error));
+  SPTX_TRY(sptx_bench_fetch(bench->device, request, &bench->placed, &bench->tensors, error));
   SPTX_TRY(sptx_bench_verify(request, step, &bench->tensors, &result->check, error));
-  for (int pass = 0; pass < SPTX_BENCH_PASSES; pass++)
-    if (request->passes[pass])
-      SPTX_TRY(measure(request, result->info.useful_pairs, (enum sptx_bench_pass)pass, &pattern, &dense,
-                       bench->gemm, bench->context, &result->results[pass], error));
+  for (int pass = 0; pass < SPTX_BENCH_PASSES; pass++) {
+    if (!request->passes[pass])
+      continue;
+    pattern.pass = dense.pass = (enum sptx_bench_pass)pass;
+    SPTX_TRY(measure(request, result->info.useful_pairs, &pattern, &dense, bench->gemm,
+                     &result->results[pass], error));
+  }
   return SPTX_CODE_OK;
 }
 

@@ -76,19 +76,28 @@ static void print_pass(const sptx_bench_report *report, const char *step_name, c
                        int pass) {
   const sptx_bench_result *result = &step->results[pass];
   const sptx_bench_check *check = &step->check;
-  char dense[32];
+  char dense[32], gemm[32] = "-", ratio[32] = "-";
   if (result->dense_ms < 0)
     strcpy(dense, "-");
   else
     snprintf(dense, sizeof dense, "%.3f", result->dense_ms);
-  fprintf(report->table, "%-12s %-8s %10.3f %10.3f %10.3f %9.1f %9.1f %6.3f %10s %9.1e  ",
+  if (result->gemm_gflops > 0) {
+    snprintf(gemm, sizeof gemm, "%.1f", result->gemm_gflops);
+    snprintf(ratio, sizeof ratio, "%.3f", result->ratio_to_gemm);
+  }
+  fprintf(report->table, "%-12s %-8s %10.4f %10.4f %10.4f %9.1f %9s %6s %10s %9.1e  ",
           *step_name ? step_name : "-", pass_names[pass], result->ms, result->min_ms, result->max_ms,
-          result->useful_gflops, result->gemm_gflops, result->ratio_to_gemm, dense, pass_error(check, pass));
+          result->useful_gflops, gemm, ratio, dense, pass_error(check, pass));
   if (check->rows == check->rows_total && check->keys == check->keys_total)
     fputs("every row\n", report->table);
   else
     fprintf(report->table, "%lld of %lld rows\n", (long long)check->rows, (long long)check->rows_total);
   fflush(report->table);
+}
+
+/* null where there is no such figure: a GPU's GEMM rate is not measured. */
+static bool add_positive(cJSON *json, const char *name, double value) {
+  return value > 0 ? cJSON_AddNumberToObject(json, name, value) : cJSON_AddNullToObject(json, name);
 }
 
 static bool add_pass(cJSON *passes, const char *step_name, const sptx_bench_step *step, int pass) {
@@ -105,8 +114,8 @@ static bool add_pass(cJSON *passes, const char *step_name, const sptx_bench_step
          cJSON_AddNumberToObject(json, "max_ms", result->max_ms) &&
          cJSON_AddNumberToObject(json, "samples", result->samples) &&
          cJSON_AddNumberToObject(json, "useful_gflops", result->useful_gflops) &&
-         cJSON_AddNumberToObject(json, "gemm_gflops", result->gemm_gflops) &&
-         cJSON_AddNumberToObject(json, "ratio_to_gemm", result->ratio_to_gemm) &&
+         add_positive(json, "gemm_gflops", result->gemm_gflops) &&
+         add_positive(json, "ratio_to_gemm", result->ratio_to_gemm) &&
          (result->dense_ms < 0 ? cJSON_AddNullToObject(json, "dense_ms")
                                : cJSON_AddNumberToObject(json, "dense_ms", result->dense_ms)) &&
          cJSON_AddNumberToObject(json, "max_rel_error", pass_error(check, pass)) &&

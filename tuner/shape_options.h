@@ -16,7 +16,7 @@ typedef struct sptx_shape_options {
 #define SPTX_SHAPE_USAGE                                                                                     \
   SPTX_SIZE_USAGE                                                                                            \
   "  --pass P           forward, backward or forward,backward (forward)\n" SPTX_STEP_USAGE                   \
-  "  --device D         cpu (cpu)\n"                                                                         \
+  "  --device D         cpu or cuda:N (cpu)\n"                                                               \
   "  --threads T        threads of the kernels and of sgemm (all usable cores)\n"
 
 void sptx_shape_options_begin(sptx_shape_options *options, const char *command);
