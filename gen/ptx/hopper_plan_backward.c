@@ -91,11 +91,13 @@ static int64_t clamp64(int64_t x, int64_t low, int64_t high) {
   return x < low ? low : x > high ? high : x;
 }
 
-static sptx_hopper_block_range range_of(const sptx_hopper_part *part, int64_t tile, int64_t block) {
+/* every: also blocks whose queries have no key here, for a kernel that stores dQ. */
+static sptx_hopper_block_range range_of(const sptx_hopper_part *part, int64_t tile, int64_t block,
+                                        bool every) {
   int64_t begin = tile * KEY_TILE, end = begin + KEY_TILE, count = part->query_count;
   int64_t last_key = (end < part->key_count ? end : part->key_count) - 1;
-  int64_t first = first_above(&part->hi, count, begin) / block;
-  int64_t last = ceil_div(first_above(&part->lo, count, last_key), block);
+  int64_t first = every ? 0 : first_above(&part->hi, count, begin) / block;
+  int64_t last = ceil_div(every ? count : first_above(&part->lo, count, last_key), block);
   if (last < first)
     last = first;
   int64_t full_first = end > part->key_count ? last : ceil_div(first_above(&part->hi, count, end - 1), block);
@@ -107,12 +109,12 @@ static sptx_hopper_block_range range_of(const sptx_hopper_part *part, int64_t ti
 }
 
 static enum sptx_code add_table(backward_plan *b, const sptx_hopper_part *part, int64_t tiles, int64_t block,
-                                int64_t *offset, sptx_error *error) {
+                                bool every, int64_t *offset, sptx_error *error) {
   sptx_hopper_block_range *table = malloc((size_t)tiles * sizeof *table);
   if (!table)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for a GPU plan");
   for (int64_t tile = 0; tile < tiles; tile++)
-    table[tile] = range_of(part, tile, block);
+    table[tile] = range_of(part, tile, block, every);
   size_t place = 0;
   enum sptx_code code =
       sptx_gpu_add_constants(b->planner, table, (size_t)tiles * sizeof *table, &place, error);
@@ -180,7 +182,8 @@ static enum sptx_code add_part(backward_plan *b, const sptx_piece *piece, const 
   SPTX_TRY(sptx_hopper_fill_items(planner->problem, part, tiles, pack, SPTX_HOPPER_BACKWARD_CONSUMERS,
                                   &params, error));
   if (!pack)
-    SPTX_TRY(add_table(b, part, tiles, SPTX_HOPPER_BACKWARD_BLOCK, &params.block_table, error));
+    SPTX_TRY(add_table(b, part, tiles, SPTX_HOPPER_BACKWARD_BLOCK, spec.d_q == SPTX_HOPPER_STORE,
+                       &params.block_table, error));
   int64_t keys = pack ? part->key_count * pack : 64, queries = pack ? part->query_count * pack : 64;
   params.key_load = (int32_t)(SPTX_HOPPER_BACKWARD_CONSUMERS * keys * 128 * layout.chunks);
   params.query_load = (int32_t)(layout.rows / 64 * queries * 128 * layout.chunks);
