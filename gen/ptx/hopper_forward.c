@@ -11,6 +11,9 @@
 enum { MAP_Q, MAP_K, MAP_V, MAP_O, MAP_COUNT };
 enum { BARRIER_GROUP = 1, BARRIER_TURN = 6 }; /* named barriers; one for each consumer */
 
+/* Of a step's tile: none; from the high bounds; the first one, which may have both; from the low bounds. */
+enum mask { MASK_NONE, MASK_HIGH, MASK_FIRST, MASK_LOW };
+
 typedef struct forward {
   sptx_gpu_emitter *e;
   const sptx_hopper_forward_spec *spec;
@@ -21,6 +24,7 @@ typedef struct forward {
   sptx_value scale_log2;
   sptx_hopper_rows rows;
   sptx_value first_key, full_first, full_last, last; /* key tiles: [first, full_first) masked, ... */
+  sptx_value high_first;            /* the first tile with a key at or past some row's high bound */
   sptx_value item_first, item_last; /* consumers: the tiles that the producer loads, which others may need */
   sptx_value low[2], high[2];       /* of this thread's rows, in keys */
   sptx_value p[128], accumulator[128], row_max[2], row_sum[2]; /* slots */
@@ -104,9 +108,9 @@ static void find_range(forward *f, sptx_value first, int rows) {
   f->last =
       sptx_max(e, sptx_ceil_div_by(e, bound_at(f, true, last_query), keys), sptx_addi(e, f->first_key, 1));
   sptx_value full_first = sptx_ceil_div_by(e, bound_at(f, false, last_query), keys);
-  sptx_value full_last = sptx_udiv(e, bound_at(f, true, first), width);
+  f->high_first = sptx_udiv(e, bound_at(f, true, first), width);
   f->full_first = sptx_clamp(e, full_first, f->first_key, f->last);
-  f->full_last = sptx_clamp(e, full_last, f->full_first, f->last);
+  f->full_last = sptx_clamp(e, f->high_first, f->full_first, f->last);
 }
 
 /* The item, and the key tiles that any of its queries sees. */
@@ -259,20 +263,52 @@ static void multiply_values(forward *f, sptx_value *o) {
   sptx_wgmma_commit(e);
 }
 
-static void mask_scores(forward *f, sptx_value tile, sptx_value *s) {
+/* Scores of keys at or past the row's high bound, or before its low one, become -inf. */
+static void mask_side(forward *f, sptx_value tile, bool upper, sptx_value *s) {
   sptx_gpu_emitter *e = f->e;
   sptx_value first = sptx_add(e, sptx_muli(e, tile, f->spec->key_tile), sptx_muli(e, f->at.quad, 2));
-  bool lower = f->spec->packed || f->spec->lower != SPTX_HOPPER_NONE;
   for (int half = 0; half < 2; half++) {
-    sptx_value low = sptx_sub(e, f->low[half], first), high = sptx_sub(e, f->high[half], first);
+    sptx_value bound = sptx_sub(e, upper ? f->high[half] : f->low[half], first);
     for (int i = 0; i < f->spec->key_tile / 4; i++) {
       int index = i / 2 * 4 + half * 2 + i % 2;
       sptx_value column = sptx_i32(e, i / 2 * 8 + i % 2);
-      sptx_value seen = sptx_icmp(e, LLVMIntSGT, high, column);
-      if (lower)
-        seen = sptx_and(e, seen, sptx_icmp(e, LLVMIntSLE, low, column));
+      sptx_value seen = sptx_icmp(e, upper ? LLVMIntSGT : LLVMIntSLE, bound, column);
       s[index] = sptx_select(e, seen, s[index], sptx_f32(e, -INFINITY));
     }
+  }
+}
+
+/* The same where a condition that all threads share holds. */
+static void mask_side_if(forward *f, sptx_value condition, sptx_value tile, bool upper, sptx_value *s) {
+  sptx_gpu_emitter *e = f->e;
+  int count = f->spec->key_tile / 2;
+  sptx_value slots[128];
+  for (int i = 0; i < count; i++)
+    slots[i] = sptx_slot(e, e->f32, s[i]);
+  sptx_if some = sptx_if_begin(e, condition);
+  mask_side(f, tile, upper, s);
+  for (int i = 0; i < count; i++)
+    sptx_set_slot(e, slots[i], s[i]);
+  sptx_if_end(e, &some);
+  for (int i = 0; i < count; i++)
+    s[i] = sptx_get(e, slots[i]);
+}
+
+/* Tiles from full_first on see every low bound passed, tiles before high_first no high bound reached. */
+static void mask_scores(forward *f, enum mask mask, sptx_value tile, sptx_value *s) {
+  sptx_gpu_emitter *e = f->e;
+  if (f->spec->packed) {
+    mask_side(f, tile, true, s);
+    mask_side(f, tile, false, s);
+  } else if (mask == MASK_HIGH) {
+    mask_side(f, tile, true, s);
+  } else if (mask == MASK_FIRST) {
+    mask_side(f, tile, true, s);
+    if (f->spec->lower != SPTX_HOPPER_NONE)
+      mask_side_if(f, sptx_icmp(e, LLVMIntSLT, tile, f->full_first), tile, false, s);
+  } else if (mask == MASK_LOW) {
+    mask_side(f, tile, false, s);
+    mask_side_if(f, sptx_icmp(e, LLVMIntSGE, tile, f->high_first), tile, true, s);
   }
 }
 
@@ -344,7 +380,7 @@ static void first_step(forward *f) {
   sptx_wgmma_wait(e, 0, s, f->spec->key_tile / 2);
   sptx_ring_release(e, &f->k, f->at.first_lane);
   sptx_ring_advance(e, &f->k);
-  mask_scores(f, sptx_addi(e, f->last, -1), s);
+  mask_scores(f, MASK_FIRST, sptx_addi(e, f->last, -1), s);
   softmax(f, s, true, rescale);
   keep_probabilities(f, s);
 }
@@ -364,7 +400,7 @@ static void take_turn(forward *f, bool arrive) {
 }
 
 /* One more key tile: its scores, beside the product of the tile before. */
-static void step(forward *f, sptx_value tile, bool masked) {
+static void step(forward *f, sptx_value tile, enum mask mask) {
   sptx_gpu_emitter *e = f->e;
   int scores = f->spec->key_tile / 2, outputs = f->spec->head_dim / 2;
   sptx_value s[128], both[256], rescale[2];
@@ -381,9 +417,8 @@ static void step(forward *f, sptx_value tile, bool masked) {
   sptx_wgmma_wait(e, 1, s, scores);
   sptx_ring_release(e, &f->k, f->at.first_lane);
   sptx_ring_advance(e, &f->k);
-  if (masked)
-    mask_scores(f, tile, s);
-  softmax(f, s, masked, rescale);
+  mask_scores(f, mask, tile, s);
+  softmax(f, s, mask != MASK_NONE, rescale);
   for (int i = 0; i < scores; i++)
     both[outputs + i] = s[i];
   sptx_wgmma_wait(e, 0, both, outputs + scores);
@@ -396,11 +431,11 @@ static void step(forward *f, sptx_value tile, bool masked) {
 }
 
 /* The tiles [begin, end), from the last to the first. */
-static void steps(forward *f, sptx_value begin, sptx_value end, bool masked) {
+static void steps(forward *f, sptx_value begin, sptx_value end, enum mask mask) {
   sptx_gpu_emitter *e = f->e;
   sptx_loop loop = sptx_loop_begin(e, begin, end, sptx_i32(e, 1));
   sptx_value tile = sptx_sub(e, sptx_addi(e, sptx_add(e, begin, end), -1), loop.index);
-  step(f, tile, masked);
+  step(f, tile, mask);
   sptx_loop_end(e, &loop);
 }
 
@@ -581,10 +616,10 @@ static void consume_item(forward *f) {
     sptx_value before_last = sptx_addi(e, f->last, -1);
     sptx_value full_last = sptx_min(e, f->full_last, before_last);
     sptx_value full_first = sptx_min(e, f->full_first, full_last);
-    steps(f, full_last, before_last, true);
-    steps(f, full_first, full_last, false);
+    steps(f, full_last, before_last, MASK_HIGH);
+    steps(f, full_first, full_last, MASK_NONE);
     if (f->spec->lower != SPTX_HOPPER_NONE)
-      steps(f, f->first_key, full_first, true);
+      steps(f, f->first_key, full_first, MASK_LOW);
   }
   sptx_ring_release(e, &f->q, f->at.first_lane);
   sptx_ring_advance(e, &f->q);

@@ -34,8 +34,8 @@ static int64_t mean_keys(const sptx_hopper_part *part) {
   return high - low;
 }
 
-/* Defaults, by head dimension. Short loops wait more than they compute: four narrow consumers hide each
- * other's waits. O, S and P of wider heads do not fit the registers that leaves. */
+/* Defaults, by head dimension. Windows have short loops, which wait more than they compute: small tiles of
+ * keys, and as many consumers as their registers allow, hide each other's waits. */
 static void default_forward(const sptx_problem *problem, const sptx_hopper_part *part,
                             sptx_hopper_forward_spec *spec) {
   int wide = problem->head_dim > 128, narrow = problem->head_dim <= 64;
@@ -46,11 +46,12 @@ static void default_forward(const sptx_problem *problem, const sptx_hopper_part 
   spec->query_stages = wide ? 1 : 2;
   spec->ping_pong = !spec->packed && lengthy;
   spec->ctas = 1;
-  if (spec->packed)
+  if (spec->packed) {
     spec->key_tile = 64;
-  else if (narrow && spec->lower != SPTX_HOPPER_NONE && !lengthy) {
-    spec->consumers = 4;
+  } else if (!wide && !lengthy && spec->lower != SPTX_HOPPER_NONE) {
+    spec->consumers = narrow ? 4 : 2;
     spec->key_tile = 64;
+    spec->stages = narrow ? 5 : 3;
   }
 }
 
