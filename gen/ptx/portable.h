@@ -14,6 +14,7 @@
 #include "patterns/set.h"
 
 #define SPTX_PORTABLE_MAX_COLUMNS 128
+#define SPTX_DECODE_MAX_GROUP 4
 #define SPTX_LOG2_E 1.4426950408889634
 
 enum sptx_portable_role {
@@ -42,6 +43,7 @@ typedef struct sptx_portable_spec {
   enum sptx_portable_bound_kind lo, hi;
   int query_digits, key_digits;
   int view_digits; /* DECODE: of the query view, shared ones too */
+  int group;       /* DECODE: query heads of one key head that a CTA does together */
   bool soft_cap, alibi, merge;
   bool want_d_k, want_d_v;   /* D_KV: which of the two this kernel computes */
   bool add, final;           /* gradients: see sptx_gpu_job */
@@ -73,8 +75,8 @@ typedef struct sptx_portable_digit {
 /* The parameter block. Byte strides of (batch, head, position); offsets into constants and workspace. */
 typedef struct sptx_portable_params {
   int64_t q[3], k[3], v[3], o[3];
-  int64_t head_table;   /* int32 query heads; D_KV: {kv head, first, count} triples, heads after them */
-  int64_t shared_table; /* sptx_portable_shared of each value */
+  int64_t head_table; /* int32 query heads; D_KV, DECODE: {kv head, first, count} triples, heads after them */
+  int64_t shared_table;                             /* sptx_portable_shared of each value */
   int64_t tile_start, tile_index, tile_mask, masks; /* TILES */
   int64_t range_table;                              /* D_KV, BAND: sptx_portable_range of tile 0 */
   int64_t delta, scratch, scratch_v;                /* workspace: D; dQ or dK; dV */

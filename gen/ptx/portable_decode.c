@@ -9,18 +9,23 @@
 #include "gen/ptx/portable.h"
 #include <math.h>
 
-enum { AT_ONCE = 4, EIGHT = 8 };
+enum { AT_ONCE = 4, EIGHT = 8, MAX_GROUP = SPTX_DECODE_MAX_GROUP };
+
+/* One query head of the CTA. most, sum and out are slots: the softmax so far. */
+typedef struct decode_head {
+  sptx_value number, q[EIGHT], most, sum, out[EIGHT];
+  sptx_score score;
+} decode_head;
 
 typedef struct decode {
   sptx_portable p;
-  sptx_score score;
+  decode_head heads[MAX_GROUP];
   int lanes, groups;          /* lanes of a row; rows side by side in the CTA */
   sptx_value lane, group;     /* this thread's */
   sptx_value byte;            /* of the lane's elements in a row */
   sptx_value position, inner; /* of the query */
   sptx_value begin, end;      /* this CTA's places: keys, or 64 for each listed tile */
-  sptx_value k_rows, v_rows, q[EIGHT];
-  sptx_value most, sum, out[EIGHT]; /* slots */
+  sptx_value k_rows, v_rows;
 } decode;
 
 static void load_eight(sptx_portable *p, sptx_value address, sptx_value out[EIGHT]) {
@@ -125,63 +130,74 @@ static sptx_value scale_of(decode *d, sptx_value old, sptx_value most) {
   return sptx_exp2(e, sptx_sub(e, old, sptx_select(e, none, sptx_f32(e, 0.0), most)));
 }
 
-static sptx_value score_of(decode *d, const sptx_value k[EIGHT], sptx_value key, sptx_value member) {
+static sptx_value score_of(decode *d, const decode_head *head, const sptx_value k[EIGHT], sptx_value key,
+                           sptx_value member) {
   sptx_portable *p = &d->p;
   sptx_gpu_emitter *e = p->e;
-  sptx_value sum = sptx_mul(e, d->q[0], k[0]);
+  sptx_value sum = sptx_mul(e, head->q[0], k[0]);
   for (int i = 1; i < EIGHT; i++)
-    sum = sptx_fma(e, d->q[i], k[i], sum);
+    sum = sptx_fma(e, head->q[i], k[i], sum);
   for (int mask = d->lanes / 2; mask > 0; mask /= 2)
     sum = sptx_add(e, sum, sptx_shuffle_xor(e, sum, mask));
-  sum = sptx_score_apply(p, &d->score, sum, sptx_sub(e, key, d->position), NULL);
+  sum = sptx_score_apply(p, &head->score, sum, sptx_sub(e, key, d->position), NULL);
   return sptx_select(e, member, sum, sptx_f32(e, -INFINITY));
 }
 
-/* A few keys: all loads first. */
-static void add_keys(decode *d, sptx_value first) {
-  sptx_portable *p = &d->p;
-  sptx_gpu_emitter *e = p->e;
-  sptx_value k[AT_ONCE][EIGHT], v[AT_ONCE][EIGHT], key[AT_ONCE], member[AT_ONCE], score[AT_ONCE];
-  for (int u = 0; u < AT_ONCE; u++)
-    key[u] = key_of_place(d, sptx_addi(e, first, u * d->groups), &member[u]);
+/* A few keys as they are loaded. */
+typedef struct decode_keys {
+  sptx_value k[AT_ONCE][EIGHT], v[AT_ONCE][EIGHT], position[AT_ONCE], member[AT_ONCE];
+} decode_keys;
+
+static void add_keys_to_head(decode *d, decode_head *head, const decode_keys *keys) {
+  sptx_gpu_emitter *e = d->p.e;
+  sptx_value old = sptx_get(e, head->most), most = old, score[AT_ONCE], out[EIGHT];
   for (int u = 0; u < AT_ONCE; u++) {
-    sptx_value place = sptx_zext64(e, key[u]);
-    load_eight(p, sptx_add(e, d->k_rows, sptx_mul(e, place, SPTX_PARAM64(p, k[2]))), k[u]);
-    load_eight(p, sptx_add(e, d->v_rows, sptx_mul(e, place, SPTX_PARAM64(p, v[2]))), v[u]);
-  }
-  sptx_value old = sptx_get(e, d->most), most = old;
-  for (int u = 0; u < AT_ONCE; u++) {
-    score[u] = score_of(d, k[u], key[u], member[u]);
+    score[u] = score_of(d, head, keys->k[u], keys->position[u], keys->member[u]);
     most = sptx_max(e, most, score[u]);
   }
-  sptx_value shrink = scale_of(d, old, most), sum = sptx_mul(e, sptx_get(e, d->sum), shrink), out[EIGHT];
+  sptx_value shrink = scale_of(d, old, most), sum = sptx_mul(e, sptx_get(e, head->sum), shrink);
   for (int i = 0; i < EIGHT; i++)
-    out[i] = sptx_mul(e, sptx_get(e, d->out[i]), shrink);
+    out[i] = sptx_mul(e, sptx_get(e, head->out[i]), shrink);
   for (int u = 0; u < AT_ONCE; u++) {
     sptx_value weight = scale_of(d, score[u], most);
     sum = sptx_add(e, sum, weight);
     for (int i = 0; i < EIGHT; i++)
-      out[i] = sptx_fma(e, weight, v[u][i], out[i]);
+      out[i] = sptx_fma(e, weight, keys->v[u][i], out[i]);
   }
-  sptx_set_slot(e, d->most, most);
-  sptx_set_slot(e, d->sum, sum);
+  sptx_set_slot(e, head->most, most);
+  sptx_set_slot(e, head->sum, sum);
   for (int i = 0; i < EIGHT; i++)
-    sptx_set_slot(e, d->out[i], out[i]);
+    sptx_set_slot(e, head->out[i], out[i]);
+}
+
+/* All loads first. */
+static void add_keys(decode *d, sptx_value first) {
+  sptx_portable *p = &d->p;
+  sptx_gpu_emitter *e = p->e;
+  decode_keys keys;
+  for (int u = 0; u < AT_ONCE; u++)
+    keys.position[u] = key_of_place(d, sptx_addi(e, first, u * d->groups), &keys.member[u]);
+  for (int u = 0; u < AT_ONCE; u++) {
+    sptx_value place = sptx_zext64(e, keys.position[u]);
+    load_eight(p, sptx_add(e, d->k_rows, sptx_mul(e, place, SPTX_PARAM64(p, k[2]))), keys.k[u]);
+    load_eight(p, sptx_add(e, d->v_rows, sptx_mul(e, place, SPTX_PARAM64(p, v[2]))), keys.v[u]);
+  }
+  for (int g = 0; g < p->spec->group; g++)
+    add_keys_to_head(d, &d->heads[g], &keys);
 }
 
 /* The rows side by side in a warp become one. */
-static void merge_in_warp(decode *d) {
+static void merge_in_warp(decode *d, decode_head *head) {
   sptx_gpu_emitter *e = d->p.e;
   for (int mask = d->lanes; mask < 32; mask *= 2) {
-    sptx_value mine = sptx_get(e, d->most), most = sptx_max(e, mine, sptx_shuffle_xor(e, mine, mask));
+    sptx_value mine = sptx_get(e, head->most), most = sptx_max(e, mine, sptx_shuffle_xor(e, mine, mask));
     sptx_value scale = scale_of(d, mine, most);
-    sptx_value *const slots[] = {&d->sum,    &d->out[0], &d->out[1], &d->out[2], &d->out[3],
-                                 &d->out[4], &d->out[5], &d->out[6], &d->out[7]};
     for (int i = 0; i < 1 + EIGHT; i++) {
-      sptx_value value = sptx_mul(e, sptx_get(e, *slots[i]), scale);
-      sptx_set_slot(e, *slots[i], sptx_add(e, value, sptx_shuffle_xor(e, value, mask)));
+      sptx_value slot = i < EIGHT ? head->out[i] : head->sum;
+      sptx_value value = sptx_mul(e, sptx_get(e, slot), scale);
+      sptx_set_slot(e, slot, sptx_add(e, value, sptx_shuffle_xor(e, value, mask)));
     }
-    sptx_set_slot(e, d->most, most);
+    sptx_set_slot(e, head->most, most);
   }
 }
 
@@ -190,38 +206,52 @@ static void store_shared(sptx_gpu_emitter *e, sptx_value address, sptx_value val
   sptx_asm(e, e->void_type, "st.shared.b32 [$0], $1;", "r,r,~{memory}", operands, 2, false);
 }
 
-/* Shared memory, for each warp: maximum, sum, out. */
-static void leave_warp(decode *d) {
+static int part_bytes(const sptx_portable *p) {
+  return (p->spec->head_dim + 2) * 4;
+}
+
+/* Shared memory, for each head and warp: maximum, sum, out. */
+static void leave_warp(decode *d, int g) {
   sptx_portable *p = &d->p;
   sptx_gpu_emitter *e = p->e;
-  sptx_value base = sptx_add(e, p->shared, sptx_muli(e, p->warp, (p->spec->head_dim + 2) * 4));
+  const decode_head *head = &d->heads[g];
+  sptx_value base = sptx_add(e, p->shared, sptx_muli(e, p->warp, part_bytes(p)));
+  base = sptx_addi(e, base, g * p->spec->warps * part_bytes(p));
   sptx_value leads = sptx_icmp(e, LLVMIntULT, sptx_muli(e, p->lane, EIGHT), sptx_i32(e, p->spec->head_dim));
   sptx_if first = sptx_if_begin(e, sptx_icmp(e, LLVMIntEQ, p->lane, sptx_i32(e, 0)));
-  store_shared(e, base, sptx_get(e, d->most));
-  store_shared(e, sptx_addi(e, base, 4), sptx_get(e, d->sum));
+  store_shared(e, base, sptx_get(e, head->most));
+  store_shared(e, sptx_addi(e, base, 4), sptx_get(e, head->sum));
   sptx_if_end(e, &first);
   sptx_if writes = sptx_if_begin(e, leads);
   sptx_value at = sptx_add(e, sptx_addi(e, base, 8), sptx_muli(e, p->lane, EIGHT * 4));
   for (int i = 0; i < EIGHT; i++)
-    store_shared(e, sptx_addi(e, at, i * 4), sptx_get(e, d->out[i]));
+    store_shared(e, sptx_addi(e, at, i * 4), sptx_get(e, head->out[i]));
   sptx_if_end(e, &writes);
 }
 
+/* (batch, heads, slots): the first slot of a head. */
+static sptx_value first_slot(sptx_portable *p, sptx_value head) {
+  sptx_gpu_emitter *e = p->e;
+  sptx_value row = sptx_add(e, sptx_mul(e, p->batch, SPTX_PARAM32(p, heads)), head);
+  return sptx_mul(e, sptx_zext64(e, row), sptx_zext64(e, SPTX_PARAM32(p, slots)));
+}
+
 /* The warps' parts become the CTA's slot: a thread has two elements. */
-static void leave_cta(decode *d, sptx_value slot) {
+static void leave_cta(decode *d, int g, sptx_value slot) {
   sptx_portable *p = &d->p;
   sptx_gpu_emitter *e = p->e;
-  int dim = p->spec->head_dim, warp_bytes = (dim + 2) * 4;
-  sptx_if active = sptx_if_begin(e, sptx_icmp(e, LLVMIntULT, p->thread, sptx_i32(e, dim / 2)));
-  sptx_value part[8][2], most = sptx_f32(e, -INFINITY), total = sptx_f32(e, 0.0), out[2] = {total, total};
-  for (int w = 0; w < p->spec->warps; w++) {
-    sptx_load_shared_pair(p, sptx_addi(e, p->shared, w * warp_bytes), part[w]);
+  int dim = p->spec->head_dim, warps = p->spec->warps;
+  slot = sptx_add(e, first_slot(p, d->heads[g].number), sptx_zext64(e, slot));
+  sptx_value base = sptx_addi(e, p->shared, g * warps * part_bytes(p)), part[8][2];
+  sptx_value most = sptx_f32(e, -INFINITY), total = sptx_f32(e, 0.0), out[2] = {total, total};
+  for (int w = 0; w < warps; w++) {
+    sptx_load_shared_pair(p, sptx_addi(e, base, w * part_bytes(p)), part[w]);
     most = sptx_max(e, most, part[w][0]);
   }
-  for (int w = 0; w < p->spec->warps; w++) {
+  for (int w = 0; w < warps; w++) {
     sptx_value values[2], scale = scale_of(d, part[w][0], most);
-    sptx_value at = sptx_add(e, p->shared, sptx_muli(e, p->thread, 8));
-    sptx_load_shared_pair(p, sptx_addi(e, at, w * warp_bytes + 8), values);
+    sptx_value at = sptx_add(e, base, sptx_muli(e, p->thread, 8));
+    sptx_load_shared_pair(p, sptx_addi(e, at, w * part_bytes(p) + 8), values);
     total = sptx_fma(e, part[w][1], scale, total);
     for (int i = 0; i < 2; i++)
       out[i] = sptx_fma(e, values[i], scale, out[i]);
@@ -234,7 +264,6 @@ static void leave_cta(decode *d, sptx_value slot) {
   to = sptx_add(e, sptx_muli(e, slot, 8), sptx_add(e, workspace, SPTX_PARAM64(p, partial_sum)));
   sptx_store_pair(p, SPTX_ELEMENT_F32, to, most, total);
   sptx_if_end(e, &first);
-  sptx_if_end(e, &active);
 }
 
 /* ---- kernels ---- */
@@ -250,21 +279,38 @@ static void begin(sptx_portable *p, sptx_gpu_emitter *e, const char *symbol, con
   p->shared = sptx_shared_base(e);
 }
 
-/* (batch, head) from their flat index over the class's heads. */
-static void find_head(sptx_portable *p, sptx_value index) {
+/* The (batch, key head) and its query heads, from the flat index over the table's groups. Where a group has
+ * fewer heads than the kernel, the last one is done again. */
+static void find_heads(decode *d, sptx_value index) {
+  sptx_portable *p = &d->p;
   sptx_gpu_emitter *e = p->e;
-  sptx_value here = SPTX_PARAM32(p, heads_here);
+  sptx_value here = SPTX_PARAM32(p, heads_here), table = SPTX_PARAM64(p, head_table);
   p->batch = sptx_udiv(e, index, here);
-  p->head = sptx_constant_i32(p, SPTX_PARAM64(p, head_table), sptx_urem(e, index, here));
-  sptx_value group = sptx_udiv(e, SPTX_PARAM32(p, heads), SPTX_PARAM32(p, kv_heads));
-  p->kv_head = sptx_udiv(e, p->head, group);
+  sptx_value entry = sptx_muli(e, sptx_urem(e, index, here), 3);
+  p->kv_head = sptx_constant_i32(p, table, entry);
+  sptx_value first = sptx_constant_i32(p, table, sptx_addi(e, entry, 1));
+  sptx_value last = sptx_addi(e, sptx_constant_i32(p, table, sptx_addi(e, entry, 2)), -1);
+  first = sptx_add(e, first, sptx_muli(e, here, 3));
+  for (int g = 0; g < p->spec->group; g++) {
+    sptx_value place = sptx_add(e, first, sptx_min(e, sptx_i32(e, g), last));
+    d->heads[g].number = sptx_constant_i32(p, table, place);
+    d->heads[g].score = sptx_score_begin(p, d->heads[g].number);
+  }
 }
 
-/* Of all (batch, heads, slots). */
-static sptx_value first_slot(sptx_portable *p) {
+static void begin_head(decode *d, decode_head *head, sptx_value used) {
+  sptx_portable *p = &d->p;
   sptx_gpu_emitter *e = p->e;
-  sptx_value row = sptx_add(e, sptx_mul(e, p->batch, SPTX_PARAM32(p, heads)), p->head);
-  return sptx_mul(e, sptx_zext64(e, row), sptx_zext64(e, SPTX_PARAM32(p, slots)));
+  size_t q = offsetof(sptx_portable_params, q);
+  sptx_value row = sptx_tensor_rows(p, SPTX_ARG(p, i64, q), q, head->number);
+  load_eight(p, sptx_add(e, row, d->byte), head->q);
+  head->most = sptx_slot(e, e->f32, sptx_f32(e, -INFINITY));
+  head->sum = sptx_slot(e, e->f32, sptx_f32(e, 0.0));
+  for (int i = 0; i < EIGHT; i++) {
+    head->q[i] =
+        sptx_select(e, used, head->q[i], sptx_f32(e, 0.0)); /* lanes past the row's end add nothing */
+    head->out[i] = sptx_slot(e, e->f32, sptx_f32(e, 0.0));
+  }
 }
 
 static void begin_lanes(decode *d) {
@@ -280,18 +326,11 @@ static void begin_lanes(decode *d) {
   sptx_value used = sptx_icmp(e, LLVMIntULT, sptx_muli(e, d->lane, EIGHT), sptx_i32(e, dim));
   sptx_value lane = sptx_select(e, used, d->lane, sptx_i32(e, 0));
   d->byte = sptx_zext64(e, sptx_muli(e, lane, EIGHT * p->element_bytes));
-  size_t q = offsetof(sptx_portable_params, q), k = offsetof(sptx_portable_params, k);
-  size_t v = offsetof(sptx_portable_params, v);
-  sptx_value row = sptx_tensor_rows(p, SPTX_ARG(p, i64, q), q, p->head);
-  load_eight(p, sptx_add(e, row, d->byte), d->q);
-  for (int i = 0; i < EIGHT; i++) /* lanes past the row's end add nothing */
-    d->q[i] = sptx_select(e, used, d->q[i], sptx_f32(e, 0.0));
+  for (int g = 0; g < p->spec->group; g++)
+    begin_head(d, &d->heads[g], used);
+  size_t k = offsetof(sptx_portable_params, k), v = offsetof(sptx_portable_params, v);
   d->k_rows = sptx_add(e, sptx_tensor_rows(p, SPTX_ARG(p, i64, k), k, p->kv_head), d->byte);
   d->v_rows = sptx_add(e, sptx_tensor_rows(p, SPTX_ARG(p, i64, v), v, p->kv_head), d->byte);
-  d->most = sptx_slot(e, e->f32, sptx_f32(e, -INFINITY));
-  d->sum = sptx_slot(e, e->f32, sptx_f32(e, 0.0));
-  for (int i = 0; i < EIGHT; i++)
-    d->out[i] = sptx_slot(e, e->f32, sptx_f32(e, 0.0));
 }
 
 enum sptx_code sptx_emit_portable_decode(struct sptx_gpu_emitter *e, const char *symbol, const void *spec,
@@ -302,25 +341,30 @@ enum sptx_code sptx_emit_portable_decode(struct sptx_gpu_emitter *e, const char 
   begin(p, e, symbol, spec);
   sptx_value item = sptx_block_index(e), splits = SPTX_PARAM32(p, splits), valid;
   sptx_value split = sptx_urem(e, item, splits);
-  find_head(p, sptx_udiv(e, item, splits));
+  find_heads(&d, sptx_udiv(e, item, splits));
   d.position = sptx_trunc32(e, SPTX_ARG(p, i64, position));
   sptx_portable_shared_value(p, locate(&d, &valid));
   find_places(&d, valid, split);
   begin_lanes(&d);
-  d.score = sptx_score_begin(p, p->head);
   sptx_loop loop = sptx_loop_begin(e, d.begin, d.end, sptx_i32(e, AT_ONCE * d.groups));
   add_keys(&d, sptx_add(e, loop.index, d.group));
   sptx_loop_end(e, &loop);
-  merge_in_warp(&d);
-  leave_warp(&d);
+  for (int g = 0; g < p->spec->group; g++) {
+    merge_in_warp(&d, &d.heads[g]);
+    leave_warp(&d, g);
+  }
   sptx_barrier(e);
   sptx_value slot = sptx_add(e, SPTX_PARAM32(p, first_slot), split);
-  leave_cta(&d, sptx_add(e, first_slot(p), sptx_zext64(e, slot)));
+  sptx_value half = sptx_i32(e, p->spec->head_dim / 2);
+  sptx_if active = sptx_if_begin(e, sptx_icmp(e, LLVMIntULT, p->thread, half));
+  for (int g = 0; g < p->spec->group; g++)
+    leave_cta(&d, g, slot);
+  sptx_if_end(e, &active);
   sptx_kernel_end(e);
   return SPTX_CODE_OK;
 }
 
-/* One CTA for a (batch, head), two elements for a thread. Slots are added in their order. */
+/* One CTA for a (batch, head) of a plain table, two elements for a thread. Slots are added in their order. */
 enum sptx_code sptx_emit_portable_combine(struct sptx_gpu_emitter *e, const char *symbol, const void *spec,
                                           sptx_error *error) {
   (void)error;
@@ -328,8 +372,11 @@ enum sptx_code sptx_emit_portable_combine(struct sptx_gpu_emitter *e, const char
   sptx_portable *p = &d.p;
   begin(p, e, symbol, spec);
   int dim = p->spec->head_dim;
-  find_head(p, sptx_block_index(e));
-  sptx_value workspace = SPTX_ARG(p, i64, workspace), slot = first_slot(p), slots = SPTX_PARAM32(p, slots);
+  sptx_value here = SPTX_PARAM32(p, heads_here), index = sptx_block_index(e);
+  p->batch = sptx_udiv(e, index, here);
+  p->head = sptx_constant_i32(p, SPTX_PARAM64(p, head_table), sptx_urem(e, index, here));
+  sptx_value workspace = SPTX_ARG(p, i64, workspace), slots = SPTX_PARAM32(p, slots);
+  sptx_value slot = first_slot(p, p->head);
   sptx_value sums = sptx_add(e, workspace, SPTX_PARAM64(p, partial_sum));
   sptx_value outs = sptx_add(e, workspace, SPTX_PARAM64(p, partial_out));
   sums = sptx_add(e, sums, sptx_muli(e, slot, 8));
@@ -340,9 +387,9 @@ enum sptx_code sptx_emit_portable_combine(struct sptx_gpu_emitter *e, const char
   sptx_if active = sptx_if_begin(e, sptx_icmp(e, LLVMIntULT, p->thread, sptx_i32(e, dim / 2)));
   sptx_value element = sptx_zext64(e, p->thread);
   sptx_loop loop = sptx_loop_begin(e, sptx_i32(e, 0), slots, sptx_i32(e, 1));
-  sptx_value index = sptx_zext64(e, loop.index), part[2], values[2];
-  sptx_load_pair(p, SPTX_ELEMENT_F32, sptx_add(e, sums, sptx_muli(e, index, 8)), part);
-  sptx_value from = sptx_add(e, sptx_muli(e, index, 4 * dim), sptx_muli(e, element, 8));
+  sptx_value place = sptx_zext64(e, loop.index), part[2], values[2];
+  sptx_load_pair(p, SPTX_ELEMENT_F32, sptx_add(e, sums, sptx_muli(e, place, 8)), part);
+  sptx_value from = sptx_add(e, sptx_muli(e, place, 4 * dim), sptx_muli(e, element, 8));
   sptx_load_pair(p, SPTX_ELEMENT_F32, sptx_add(e, outs, from), values);
   sptx_value old = sptx_get(e, most), now = sptx_max(e, old, part[0]);
   sptx_value shrink = scale_of(&d, old, now), scale = scale_of(&d, part[0], now);

@@ -241,7 +241,8 @@ void sptx_portable_symbol(const sptx_portable_spec *s, char *symbol, size_t size
   if (s->predicate)
     snprintf(predicate, sizeof predicate, "_p%016llx", (unsigned long long)sptx_predicate_hash(s->predicate));
   if (s->role == SPTX_PORTABLE_DECODE)
-    snprintf(predicate + strlen(predicate), sizeof predicate - strlen(predicate), "_g%d", s->view_digits);
+    snprintf(predicate + strlen(predicate), sizeof predicate - strlen(predicate), "_g%d_h%d", s->view_digits,
+             s->group);
   snprintf(flags, sizeof flags, "%s%s%s%s%s%s%s%s%s%s%s", s->soft_cap ? "_cap" : "", s->alibi ? "_alibi" : "",
            s->merge ? "_merge" : "", s->want_d_k && !s->want_d_v ? "_dk" : "",
            s->want_d_v && !s->want_d_k ? "_dv" : "", s->add ? "_add" : "", s->final ? "_final" : "",
@@ -275,6 +276,37 @@ enum sptx_code sptx_portable_launch(sptx_gpu_planner *planner, const sptx_portab
   launch->grid[1] = launch->grid[2] = 1;
   launch->block = (uint32_t)spec->warps * 32;
   launch->shared_bytes = (uint32_t)sptx_portable_shared_bytes(spec);
+  return SPTX_CODE_OK;
+}
+
+void sptx_portable_free_key_heads(sptx_portable_key_heads *keys) {
+  free(keys->table);
+  free(keys->list);
+}
+
+/* Query heads ascend, so those of one key head are neighbours. */
+enum sptx_code sptx_portable_find_key_heads(sptx_gpu_planner *planner, const sptx_gpu_job *job, int32_t most,
+                                            sptx_portable_key_heads *keys, sptx_error *error) {
+  int64_t group = planner->problem->heads / planner->problem->kv_heads;
+  keys->table = calloc((size_t)job->head_count * 4 + 1, sizeof *keys->table);
+  keys->list = calloc((size_t)job->head_count + 1, sizeof *keys->list);
+  if (!keys->table || !keys->list)
+    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for a GPU plan");
+  for (int64_t i = 0; i < job->head_count; i++) {
+    int32_t head = (int32_t)(job->heads[i] / group), *entry = keys->table + 3 * keys->count;
+    if (keys->count > 0 && entry[-3] == head && entry[-1] < most) {
+      entry[-1]++;
+      continue;
+    }
+    keys->list[keys->count++] = head;
+    entry[0] = head;
+    entry[1] = (int32_t)i;
+    entry[2] = 1;
+  }
+  memcpy(keys->table + 3 * keys->count, job->heads, (size_t)job->head_count * sizeof *keys->table);
+  size_t bytes = (size_t)(3 * keys->count + job->head_count) * sizeof *keys->table, offset;
+  SPTX_TRY(sptx_gpu_add_constants(planner, keys->table, bytes, &offset, error));
+  keys->offset = (int64_t)offset;
   return SPTX_CODE_OK;
 }
 

@@ -17,6 +17,16 @@ enum sptx_code sptx_portable_add_backward(sptx_gpu_planner *planner, const sptx_
 enum sptx_code sptx_portable_add_decode(sptx_gpu_planner *planner, const sptx_piece_list *list,
                                         const sptx_gpu_job *job, sptx_error *error);
 
+/* The key heads that a class's query heads read, each with its query heads, at most so many at a time: the
+ * table of D_KV and DECODE kernels, see sptx_portable_params. */
+typedef struct sptx_portable_key_heads {
+  int32_t *table, *list; /* list: the key heads alone */
+  int64_t count, offset;
+} sptx_portable_key_heads;
+enum sptx_code sptx_portable_find_key_heads(sptx_gpu_planner *planner, const sptx_gpu_job *job, int32_t most,
+                                            sptx_portable_key_heads *keys, sptx_error *error);
+void sptx_portable_free_key_heads(sptx_portable_key_heads *keys); /* also after a failure */
+
 /* Extent of a piece over all shared values: the widest range and the longest ranges of inner indices. */
 typedef struct sptx_portable_extent {
   int64_t query_begin, query_end, queries, key_begin, key_end, keys;

@@ -7,45 +7,8 @@
 
 #define FUSED_HEAD_DIM 128 /* above, dK and dV do not fit in registers together */
 
-/* The key heads that a class's query heads read: table of D_KV kernels, see sptx_portable_params. */
-typedef struct key_heads {
-  int32_t *table, *list; /* list: the key heads alone */
-  int64_t count, offset;
-} key_heads;
-
 static enum sptx_code no_memory(sptx_error *error) {
   return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for a GPU plan");
-}
-
-static void free_key_heads(key_heads *keys) {
-  free(keys->table);
-  free(keys->list);
-}
-
-/* Query heads ascend, so those of one key head are neighbours. */
-static enum sptx_code find_key_heads(sptx_gpu_planner *planner, const sptx_gpu_job *job, key_heads *keys,
-                                     sptx_error *error) {
-  int64_t group = planner->problem->heads / planner->problem->kv_heads;
-  keys->table = calloc((size_t)job->head_count * 4 + 1, sizeof *keys->table);
-  keys->list = calloc((size_t)job->head_count + 1, sizeof *keys->list);
-  if (!keys->table || !keys->list)
-    return no_memory(error);
-  for (int64_t i = 0; i < job->head_count; i++) {
-    int32_t head = (int32_t)(job->heads[i] / group), *entry = keys->table + 3 * keys->count;
-    if (keys->count > 0 && entry[-3] == head) {
-      entry[-1]++;
-      continue;
-    }
-    keys->list[keys->count++] = head;
-    entry[0] = head;
-    entry[1] = (int32_t)i;
-    entry[2] = 1;
-  }
-  memcpy(keys->table + 3 * keys->count, job->heads, (size_t)job->head_count * sizeof *keys->table);
-  size_t bytes = (size_t)(3 * keys->count + job->head_count) * sizeof *keys->table, offset;
-  SPTX_TRY(sptx_gpu_add_constants(planner, keys->table, bytes, &offset, error));
-  keys->offset = (int64_t)offset;
-  return SPTX_CODE_OK;
 }
 
 /* First x in [low, high) whose bound exceeds value; high where none does. Bounds never fall. */
@@ -178,8 +141,9 @@ static enum sptx_code add_d_q(sptx_gpu_planner *planner, const sptx_gpu_job *job
   return sptx_portable_launch(planner, &spec, &params, sptx_emit_portable_gradient, error);
 }
 
-static enum sptx_code add_d_kv(sptx_gpu_planner *planner, const sptx_gpu_job *job, const key_heads *keys,
-                               const chain *sum, bool d_k, bool d_v, sptx_error *error) {
+static enum sptx_code add_d_kv(sptx_gpu_planner *planner, const sptx_gpu_job *job,
+                               const sptx_portable_key_heads *keys, const chain *sum, bool d_k, bool d_v,
+                               sptx_error *error) {
   sptx_portable_spec spec;
   sptx_portable_params params;
   sptx_portable_extent extent;
@@ -234,7 +198,7 @@ static enum sptx_code add_queries(sptx_gpu_planner *planner, const sptx_piece_li
 }
 
 static enum sptx_code add_keys_of_pieces(sptx_gpu_planner *planner, const sptx_piece_list *list,
-                                         sptx_gpu_job *job, const key_heads *keys, bool mixed,
+                                         sptx_gpu_job *job, const sptx_portable_key_heads *keys, bool mixed,
                                          sptx_error *error) {
   chain sum = {.add = true};
   bool fused = planner->problem->head_dim <= FUSED_HEAD_DIM;
@@ -250,7 +214,7 @@ static enum sptx_code add_keys_of_pieces(sptx_gpu_planner *planner, const sptx_p
 }
 
 static enum sptx_code add_keys(sptx_gpu_planner *planner, const sptx_piece_list *list, sptx_gpu_job *job,
-                               const key_heads *keys, sptx_error *error) {
+                               const sptx_portable_key_heads *keys, sptx_error *error) {
   const sptx_problem *problem = planner->problem;
   size_t bytes = (size_t)(problem->batch * problem->kv_heads * problem->n_k * problem->head_dim) * 4;
   bool clear = needs_clear(planner, list, true), convert = needs_convert(planner, list, true);
@@ -272,13 +236,13 @@ static enum sptx_code add_keys(sptx_gpu_planner *planner, const sptx_piece_list 
 enum sptx_code sptx_portable_add_backward(sptx_gpu_planner *planner, const sptx_piece_list *list,
                                           const sptx_gpu_job *given, bool mixed, sptx_error *error) {
   sptx_gpu_job job = *given;
-  key_heads keys = {0};
+  sptx_portable_key_heads keys = {0};
   enum sptx_code code = add_queries(planner, list, &job, error);
   if (code == SPTX_CODE_OK)
-    code = find_key_heads(planner, &job, &keys, error);
+    code = sptx_portable_find_key_heads(planner, &job, INT32_MAX, &keys, error);
   if (code == SPTX_CODE_OK)
     code = mixed ? add_keys_of_pieces(planner, list, &job, &keys, true, error)
                  : add_keys(planner, list, &job, &keys, error);
-  free_key_heads(&keys);
+  sptx_portable_free_key_heads(&keys);
   return code;
 }

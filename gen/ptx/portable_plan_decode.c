@@ -27,8 +27,8 @@ static int64_t most_keys(const sptx_problem *problem, const sptx_piece *piece) {
   return most;
 }
 
-static int32_t choose_splits(const sptx_problem *problem, const sptx_piece *piece, int64_t head_count) {
-  int64_t rows = problem->batch * head_count;
+static int32_t choose_splits(const sptx_problem *problem, const sptx_piece *piece, int64_t groups) {
+  int64_t rows = problem->batch * groups;
   int64_t wanted = (most_keys(problem, piece) + KEYS_OF_CTA - 1) / KEYS_OF_CTA;
   int64_t enough = (ENOUGH_CTAS + rows - 1) / rows;
   wanted = wanted > enough ? enough : wanted;
@@ -63,8 +63,8 @@ static void fill_digits(const sptx_view *view, sptx_portable_spec *spec, sptx_po
 }
 
 static enum sptx_code add_piece(sptx_gpu_planner *planner, const sptx_piece *piece,
-                                const sptx_portable_params *common, int32_t first_slot, int32_t splits,
-                                sptx_error *error) {
+                                const sptx_portable_key_heads *keys, const sptx_portable_params *common,
+                                int32_t first_slot, int32_t splits, sptx_error *error) {
   sptx_portable_spec spec;
   sptx_portable_params params = *common;
   sptx_portable_extent extent;
@@ -74,6 +74,10 @@ static enum sptx_code add_piece(sptx_gpu_planner *planner, const sptx_piece *pie
   spec.f32_mode = 0; /* no matrix products */
   spec.warps = WARPS;
   fill_digits(&piece->query, &spec, &params);
+  for (int64_t i = 0; i < keys->count; i++)
+    spec.group = keys->table[3 * i + 2] > spec.group ? keys->table[3 * i + 2] : spec.group;
+  params.head_table = keys->offset;
+  params.heads_here = (int32_t)keys->count;
   params.first_slot = first_slot;
   params.splits = splits;
   if (spec.kind == SPTX_PIECE_TILES && piece->tiles.tile_count > INT32_MAX / SPTX_GENERIC_TILE)
@@ -105,31 +109,46 @@ static enum sptx_code add_combine(sptx_gpu_planner *planner, const sptx_portable
   return SPTX_CODE_OK;
 }
 
+static enum sptx_code add_pieces(sptx_gpu_planner *planner, const sptx_piece_list *list,
+                                 const sptx_portable_key_heads *keys, sptx_portable_params *params,
+                                 sptx_error *error) {
+  const sptx_problem *problem = planner->problem;
+  size_t offset, rows = (size_t)(problem->batch * problem->heads), dim = (size_t)problem->head_dim;
+  int32_t first = 0;
+  for (int i = 0; i < list->count; i++)
+    params->slots += choose_splits(problem, &list->pieces[i], keys->count);
+  SPTX_TRY(sptx_gpu_add_workspace(planner, rows * (size_t)params->slots * dim * 4, &offset, error));
+  params->partial_out = (int64_t)offset;
+  SPTX_TRY(sptx_gpu_add_workspace(planner, rows * (size_t)params->slots * 8, &offset, error));
+  params->partial_sum = (int64_t)offset;
+  for (int i = 0; i < list->count; i++) {
+    int32_t splits = choose_splits(problem, &list->pieces[i], keys->count);
+    SPTX_TRY(add_piece(planner, &list->pieces[i], keys, params, first, splits, error));
+    first += splits;
+  }
+  return SPTX_CODE_OK;
+}
+
 enum sptx_code sptx_portable_add_decode(sptx_gpu_planner *planner, const sptx_piece_list *list,
                                         const sptx_gpu_job *job, sptx_error *error) {
   const sptx_problem *problem = planner->problem;
   sptx_portable_spec spec;
   sptx_portable_params params;
-  size_t offset, rows = (size_t)(problem->batch * problem->heads), dim = (size_t)problem->head_dim;
-  int32_t first = 0;
+  sptx_portable_key_heads keys = {0};
+  size_t offset;
   memset(&spec, 0, sizeof spec);
   memset(&params, 0, sizeof params);
   SPTX_TRY(sptx_portable_fill_problem(planner, &spec, &params, error));
   if (problem->batch * problem->heads > INT32_MAX / MAX_SPLITS)
     return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "too many heads for one GPU launch: split the batch");
+  enum sptx_code code = sptx_portable_find_key_heads(planner, job, SPTX_DECODE_MAX_GROUP, &keys, error);
+  if (code == SPTX_CODE_OK)
+    code = add_pieces(planner, list, &keys, &params, error);
+  sptx_portable_free_key_heads(&keys);
+  if (code != SPTX_CODE_OK)
+    return code;
   SPTX_TRY(sptx_gpu_add_constants(planner, job->heads, (size_t)job->head_count * 4, &offset, error));
   params.head_table = (int64_t)offset;
   params.heads_here = (int32_t)job->head_count;
-  for (int i = 0; i < list->count; i++)
-    params.slots += choose_splits(problem, &list->pieces[i], job->head_count);
-  SPTX_TRY(sptx_gpu_add_workspace(planner, rows * (size_t)params.slots * dim * 4, &offset, error));
-  params.partial_out = (int64_t)offset;
-  SPTX_TRY(sptx_gpu_add_workspace(planner, rows * (size_t)params.slots * 8, &offset, error));
-  params.partial_sum = (int64_t)offset;
-  for (int i = 0; i < list->count; i++) {
-    int32_t splits = choose_splits(problem, &list->pieces[i], job->head_count);
-    SPTX_TRY(add_piece(planner, &list->pieces[i], &params, first, splits, error));
-    first += splits;
-  }
   return add_combine(planner, &spec, &params, error);
 }

@@ -21,7 +21,7 @@ size_t sptx_portable_shared_bytes(const sptx_portable_spec *spec) {
   size_t rows = (size_t)(spec->warps * spec->row_blocks * 16), columns = (size_t)spec->columns;
   size_t row = sptx_portable_row_bytes(spec);
   if (spec->role == SPTX_PORTABLE_DECODE)
-    return (size_t)(spec->warps * (spec->head_dim + 2)) * sizeof(float);
+    return (size_t)(spec->group * spec->warps * (spec->head_dim + 2)) * sizeof(float);
   if (spec->role == SPTX_PORTABLE_FORWARD)
     return (rows + 2 * columns) * row;
   bool both = spec->role == SPTX_PORTABLE_D_Q || spec->want_d_k;
