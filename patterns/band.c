@@ -1,203 +1,15 @@
-/* Clauses to band pieces: the view in which a clause is dense, and its bounds there.
- *
- * A clause says which keys a query has by thresholds on the key's position: constants, i + c, and
- * b * floor(i / b) + c. In the view each threshold becomes a bound on the inner key index. Where query and
- * key share a residue, a constant threshold may fall into two values, and the residues split into ranges. */
-#include "patterns/clause.h"
+/* Clauses to band pieces: the view in which a clause is dense. Where query and key share a residue, a
+ * constant end of a range may fall into two values, and the residues split into ranges. */
+#include "patterns/bound.h"
 #include "patterns/integer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* T(i) = i + add (block 0) or block * floor(i / block) + add, add a multiple of block. */
-typedef struct threshold {
-  int64_t block, add;
-} threshold;
-
-/* The keys of query i: max(lower(i), key_from) <= j < min(upper(i), key_to). */
-typedef struct key_limits {
-  bool has_lower, has_upper;
-  threshold lower, upper;
-} key_limits;
-
-/* Where digits of the views stand: position = base + shared + step * (inner + skip). */
-typedef struct frame {
-  int64_t step;                   /* of the one inner digit */
-  int64_t first_block;            /* same_block: the first value of the block digit ... */
-  int64_t block_total;            /* ... and how many */
-  int64_t residue, residues;      /* the residues residue .. residue + residues - 1 of the modulus */
-  int64_t query_shift, key_shift; /* phase: what is added to the residue on either side */
-} frame;
-
-/* a(i) <= b(i) for every i. */
-static bool never_above(threshold a, threshold b) {
-  if (!a.block && !b.block)
-    return a.add <= b.add;
-  if (!a.block)
-    return a.add + b.block - 1 <= b.add;
-  if (!b.block)
-    return a.add <= b.add;
-  if (a.block % b.block == 0)
-    return a.add <= b.add;
-  return b.block % a.block == 0 && a.add + b.block - a.block <= b.add;
-}
-
-static bool narrow_upper(key_limits *limits, threshold t) {
-  if (!limits->has_upper || never_above(t, limits->upper))
-    limits->upper = t;
-  else if (!never_above(limits->upper, t))
-    return false;
-  return limits->has_upper = true;
-}
-
-static bool narrow_lower(key_limits *limits, threshold t) {
-  if (!limits->has_lower || never_above(limits->lower, t))
-    limits->lower = t;
-  else if (!never_above(t, limits->lower))
-    return false;
-  return limits->has_lower = true;
-}
-
-/* False where two thresholds cross: then neither is the bound. */
-static bool find_limits(const sptx_clause *clause, key_limits *limits) {
-  *limits = (key_limits){0};
-  int64_t size = clause->same_block;
-  int64_t far_back = size ? size - 1 : clause->query_to - 1 - clause->key_from;
-  int64_t far_ahead = size ? 1 - size : clause->query_from - clause->key_to + 1;
-  if (clause->distance_from > far_ahead && !narrow_upper(limits, (threshold){0, 1 - clause->distance_from}))
-    return false;
-  if (clause->distance_to <= far_back && !narrow_lower(limits, (threshold){0, 1 - clause->distance_to}))
-    return false;
-  for (int k = 0; k < clause->block_count; k++) {
-    int64_t block = clause->blocks[k].size;
-    if (clause->blocks[k].from > -SPTX_FAR &&
-        !narrow_upper(limits, (threshold){block, block * (1 - clause->blocks[k].from)}))
-      return false;
-    if (clause->blocks[k].to < SPTX_FAR &&
-        !narrow_lower(limits, (threshold){block, block * (1 - clause->blocks[k].to)}))
-      return false;
-  }
-  return true;
-}
-
-static sptx_bound constant_bound(int64_t value) {
-  return (sptx_bound){0, 0, 1, 0, 0, value, value, value};
-}
-
-static sptx_bound line(int64_t mult, int64_t shift, int64_t period, int64_t add) {
-  return (sptx_bound){mult, shift, period, 0, 0, add, 0, SPTX_FAR};
-}
-
-/* Keys of a run below position t. */
-static int64_t run_below(sptx_run run, int64_t t) {
-  return run.count * floor_div(t, run.every) + clamp(floor_mod(t, run.every) - run.from, 0, run.count);
-}
-
-/* Whether the run lies inside one block of the given size; then *index is that block's. */
-static bool run_in_block(sptx_run run, int64_t block, int64_t *index) {
-  *index = run.from / block;
-  return run.every % block == 0 && (run.from + run.count - 1) / block == *index;
-}
-
-/* Keys in a run, queries as they are (shifted by skip). */
-static bool bound_keys_in_run(sptx_run run, int64_t skip, threshold t, sptx_bound *bound) {
-  int64_t block = t.block, index;
-  if (!block) {
-    *bound = line(run.count, t.add + skip, run.every, 0);
-    bound->ramp_from = run.from;
-    bound->ramp_max = run.count;
-    return true;
-  }
-  if (block % run.every == 0) {
-    *bound = line(block / run.every * run.count, skip, block, t.add / run.every * run.count);
-    return true;
-  }
-  if (!run_in_block(run, block, &index))
-    return false;
-  *bound = line(run.count, skip + t.add + run.every - (index + 1) * block, run.every, 0);
-  return true;
-}
-
-/* Queries in a run, keys as they are: i = from + every * floor(x / count) + x mod count. */
-static bool bound_queries_in_run(sptx_run run, int64_t skip, threshold t, sptx_bound *bound) {
-  int64_t block = t.block, index;
-  if (!block) {
-    *bound = line(run.every, skip, run.count, run.from + t.add);
-    bound->ramp_max = run.count;
-    return true;
-  }
-  if (block % run.every == 0) {
-    *bound = line(block, skip, run.count * (block / run.every), t.add);
-    return true;
-  }
-  if (!run_in_block(run, block, &index))
-    return false;
-  *bound = line(run.every, skip, run.count, t.add + index * block);
-  return true;
-}
-
-static bool bound_both_in_runs(sptx_run query, sptx_run key, int64_t skip, threshold t, sptx_bound *bound) {
-  int64_t every = query.every, block = t.block, query_index, key_index;
-  if (key.every != every)
-    return false;
-  if (!block) {
-    int64_t turns = floor_div(query.from + t.add, every), start = query.from + t.add - turns * every;
-    if (start + query.count - 1 > every)
-      return false;
-    *bound = line(key.count, skip, query.count, key.count * turns);
-    bound->ramp_from = key.from - start;
-    bound->ramp_max = key.count;
-    return true;
-  }
-  if (block % every == 0) {
-    int64_t turns = block / every;
-    *bound = line(key.count * turns, skip, query.count * turns, t.add / every * key.count);
-    return true;
-  }
-  if (!run_in_block(query, block, &query_index) || !run_in_block(key, block, &key_index))
-    return false;
-  int64_t turns = floor_div(t.add + every + (query_index - key_index - 1) * block, every);
-  *bound = line(key.count, skip, query.count, key.count * turns);
-  return true;
-}
-
-/* A step of one digit: keys key_base + step * y against queries query_base + step * (x + skip). */
-static bool bound_on_digit(const frame *f, int64_t skip, threshold t, sptx_bound *bound) {
-  int64_t step = f->step, block = t.block;
-  if (!block) {
-    *bound = line(1, 0, 1, skip + ceil_div(f->query_shift - f->key_shift + t.add, step));
-    return true;
-  }
-  if (block % step == 0) {
-    *bound = line(block / step, skip, block / step, t.add / step);
-    return true;
-  }
-  if (step % block || f->query_shift != f->key_shift)
-    return false;
-  *bound = line(1, 0, 1, skip + ceil_div(t.add, step));
-  return true;
-}
-
-static bool is_run(sptx_run run) {
-  return run.count < run.every;
-}
-
-static bool make_bound(const sptx_clause *clause, const frame *f, int64_t skip, threshold t,
-                       sptx_bound *bound) {
-  bool queries = is_run(clause->query_run), keys = is_run(clause->key_run);
-  if (f->step == 1 && queries && keys)
-    return bound_both_in_runs(clause->query_run, clause->key_run, skip, t, bound);
-  if (f->step == 1 && queries)
-    return bound_queries_in_run(clause->query_run, skip, t, bound);
-  if (f->step == 1 && keys)
-    return bound_keys_in_run(clause->key_run, skip, t, bound);
-  return bound_on_digit(f, skip, t, bound);
-}
-
 /* The inner digits of one side: one digit, or the turns of a run and the places in it. */
 static void add_inner(sptx_view *view, int64_t length, int64_t step, sptx_run run) {
-  if (step > 1 || !is_run(run)) {
+  if (step > 1 || !sptx_run_restricts(run)) {
     view->inner_count = 1;
     view->inner_size[0] = ceil_div(length, step);
     view->inner_stride[0] = step;
@@ -223,10 +35,10 @@ static void add_shared(sptx_piece *piece, int64_t size, int64_t stride) {
 
 /* The shared residues; a run of residues on both sides restricts them where its period divides the modulus.
  */
-static bool add_residues(const sptx_clause *clause, const frame *f, sptx_piece *piece) {
+static bool add_residues(const sptx_clause *clause, const sptx_frame *f, sptx_piece *piece) {
   piece->query.base += f->residue + f->query_shift;
   piece->key.base += f->residue + f->key_shift;
-  if (!is_run(clause->key_run)) {
+  if (!sptx_run_restricts(clause->key_run)) {
     add_shared(piece, f->residues, 1);
     return true;
   }
@@ -241,20 +53,20 @@ static bool add_residues(const sptx_clause *clause, const frame *f, sptx_piece *
 }
 
 /* First inner index whose position, in the frame's first residue, is not below `position`. */
-static int64_t inner_from(const frame *f, int64_t shift, int64_t position) {
+static int64_t inner_from(const sptx_frame *f, int64_t shift, int64_t position) {
   return max64(0, ceil_div(position - shift - f->residue, f->step));
 }
 
 static const char *name_of(const sptx_lowering *lowering, const sptx_clause *clause,
-                           const key_limits *limits) {
+                           const sptx_key_limits *limits) {
   bool banded = limits->has_lower && !limits->lower.block && limits->has_upper;
   if (clause->digit_count)
     return "grid";
   if (clause->modulus > 1)
     return banded ? "dilated" : "stride";
-  if (is_run(clause->key_run))
+  if (sptx_run_restricts(clause->key_run))
     return "columns";
-  if (is_run(clause->query_run))
+  if (sptx_run_restricts(clause->query_run))
     return "rows";
   if (clause->same_block)
     return "block";
@@ -265,8 +77,8 @@ static const char *name_of(const sptx_lowering *lowering, const sptx_clause *cla
 }
 
 /* One piece of one inner digit (or runs of it), for one range of residues. */
-static bool frame_to_piece(const sptx_lowering *lowering, const sptx_clause *clause, const key_limits *limits,
-                           const frame *f, sptx_piece *piece) {
+static bool frame_to_piece(const sptx_lowering *lowering, const sptx_clause *clause,
+                           const sptx_key_limits *limits, const sptx_frame *f, sptx_piece *piece) {
   int64_t length = clause->same_block ? clause->same_block : lowering->n;
   *piece = (sptx_piece){.kind = SPTX_PIECE_BAND, .name = name_of(lowering, clause, limits)};
   if (clause->same_block) {
@@ -277,7 +89,7 @@ static bool frame_to_piece(const sptx_lowering *lowering, const sptx_clause *cla
     return false;
   int64_t skip = 0, query_from = clause->same_block ? 0 : clause->query_from;
   bool cut = !clause->same_block && query_from > lowering->first,
-       runs = f->step == 1 && is_run(clause->query_run);
+       runs = f->step == 1 && sptx_run_restricts(clause->query_run);
   int64_t period = runs ? clause->query_run.every : 1;
   if (cut) {
     if (query_from % period)
@@ -296,19 +108,19 @@ static bool frame_to_piece(const sptx_lowering *lowering, const sptx_clause *cla
   int64_t keys = 1;
   for (int k = 0; k < piece->key.inner_count; k++)
     keys *= piece->key.inner_size[k];
-  piece->lo = constant_bound(0);
-  piece->hi = constant_bound(keys);
-  if (limits->has_lower && !make_bound(clause, f, skip, limits->lower, &piece->lo))
+  piece->lo = sptx_bound_constant(0);
+  piece->hi = sptx_bound_constant(keys);
+  if (limits->has_lower && !sptx_bound_make(clause, f, skip, limits->lower, &piece->lo))
     return false;
-  if (limits->has_upper && !make_bound(clause, f, skip, limits->upper, &piece->hi))
+  if (limits->has_upper && !sptx_bound_make(clause, f, skip, limits->upper, &piece->hi))
     return false;
   if (clause->same_block)
     return true;
-  bool compact = f->step == 1 && is_run(clause->key_run);
-  int64_t low =
-      compact ? run_below(clause->key_run, clause->key_from) : inner_from(f, f->key_shift, clause->key_from);
+  bool compact = f->step == 1 && sptx_run_restricts(clause->key_run);
+  int64_t low = compact ? sptx_run_below(clause->key_run, clause->key_from)
+                        : inner_from(f, f->key_shift, clause->key_from);
   int64_t high =
-      compact ? run_below(clause->key_run, clause->key_to) : inner_from(f, f->key_shift, clause->key_to);
+      compact ? sptx_run_below(clause->key_run, clause->key_to) : inner_from(f, f->key_shift, clause->key_to);
   if (clause->key_from > 0)
     piece->lo.low = low, piece->lo.high = max64(low, piece->lo.high);
   if (clause->key_to < lowering->n)
@@ -381,7 +193,7 @@ static void push_piece(sptx_lowering *lowering, sptx_piece_list *list, sptx_piec
 
 /* Residues at which one of the clause's constant ends falls to the next inner index: there the range splits.
  */
-static int collect_cuts(const sptx_lowering *lowering, const sptx_clause *clause, const frame *f,
+static int collect_cuts(const sptx_lowering *lowering, const sptx_clause *clause, const sptx_frame *f,
                         int64_t *cuts) {
   int count = 0;
   const struct {
@@ -407,8 +219,8 @@ static int ascending(const void *a, const void *b) {
 }
 
 /* All residues of one phase part, split where constant ends require it. */
-static bool part_to_pieces(sptx_lowering *lowering, const sptx_clause *clause, const key_limits *limits,
-                           frame f, sptx_piece_list *list) {
+static bool part_to_pieces(sptx_lowering *lowering, const sptx_clause *clause, const sptx_key_limits *limits,
+                           sptx_frame f, sptx_piece_list *list) {
   int64_t cuts[5], end = f.residue + f.residues;
   int count = clause->modulus > 1 && !clause->same_block ? collect_cuts(lowering, clause, &f, cuts) : 0;
   cuts[count++] = end;
@@ -428,13 +240,14 @@ static bool part_to_pieces(sptx_lowering *lowering, const sptx_clause *clause, c
 
 /* One inner digit. A phase parts the residues in two: those whose query residue does not wrap, and the rest.
  */
-static bool digit_to_pieces(sptx_lowering *lowering, const sptx_clause *clause, const key_limits *limits,
+static bool digit_to_pieces(sptx_lowering *lowering, const sptx_clause *clause, const sptx_key_limits *limits,
                             sptx_piece_list *list) {
-  frame f = {.step = clause->modulus, .residues = clause->modulus};
+  sptx_frame f = {.step = clause->modulus, .residues = clause->modulus};
   int64_t modulus = clause->modulus, phase = clause->phase, size = clause->same_block;
   if (size) {
-    if (size % modulus || (is_run(clause->key_run) && modulus == 1 && size % clause->key_run.every) ||
-        (is_run(clause->query_run) && size % clause->query_run.every))
+    if (size % modulus ||
+        (sptx_run_restricts(clause->key_run) && modulus == 1 && size % clause->key_run.every) ||
+        (sptx_run_restricts(clause->query_run) && size % clause->query_run.every))
       return false;
     f.first_block = max64(clause->query_from, clause->key_from) / size;
     f.block_total = ceil_div(min64(clause->query_to, clause->key_to), size) - f.first_block;
@@ -442,7 +255,7 @@ static bool digit_to_pieces(sptx_lowering *lowering, const sptx_clause *clause, 
       if (size % clause->blocks[k].size)
         return false;
   }
-  if (modulus > 1 && is_run(clause->query_run))
+  if (modulus > 1 && sptx_run_restricts(clause->query_run))
     return false;
   f.residues = modulus - phase;
   f.query_shift = phase;
@@ -460,12 +273,12 @@ static int descending_stride(const void *a, const void *b) {
 }
 
 /* Several inner digits, as along two axes of a grid: order is all that the inner index keeps. */
-static bool digits_to_piece(sptx_lowering *lowering, const sptx_clause *clause, const key_limits *limits,
+static bool digits_to_piece(sptx_lowering *lowering, const sptx_clause *clause, const sptx_key_limits *limits,
                             sptx_piece_list *list) {
   int64_t digits[SPTX_CLAUSE_DIGITS][2]; /* stride, size: from the outermost */
   int64_t n = lowering->n, top = clause->same_block, lowest = clause->modulus;
-  if (clause->phase || is_run(clause->key_run) || is_run(clause->query_run) || clause->block_count ||
-      clause->digit_count + 2 > SPTX_MAX_DIGITS)
+  if (clause->phase || sptx_run_restricts(clause->key_run) || sptx_run_restricts(clause->query_run) ||
+      clause->block_count || clause->digit_count + 2 > SPTX_MAX_DIGITS)
     return false;
   for (int k = 0; k < clause->digit_count; k++)
     digits[k][0] = clause->digits[k].stride, digits[k][1] = clause->digits[k].size;
@@ -505,8 +318,8 @@ static bool digits_to_piece(sptx_lowering *lowering, const sptx_clause *clause, 
     piece.key.inner_stride[k] = view->inner_stride[k];
     keys *= view->inner_size[k];
   }
-  piece.lo = limits->has_lower ? line(1, 0, 1, limits->lower.add) : constant_bound(0);
-  piece.hi = limits->has_upper ? line(1, 0, 1, limits->upper.add) : constant_bound(keys);
+  piece.lo = limits->has_lower ? sptx_bound_line(1, 0, 1, limits->lower.add) : sptx_bound_constant(0);
+  piece.hi = limits->has_upper ? sptx_bound_line(1, 0, 1, limits->upper.add) : sptx_bound_constant(keys);
   push_piece(lowering, list, &piece, clause);
   return true;
 }
@@ -543,14 +356,14 @@ static bool peel_blocks(sptx_lowering *lowering, const sptx_clause *clause, sptx
 /* The clause in one view, or in a few by residues and blocks. */
 static bool clause_to_pieces(sptx_lowering *lowering, const sptx_clause *original, sptx_piece_list *list) {
   sptx_clause clause = *original;
-  key_limits limits;
+  sptx_key_limits limits;
   bool peeled = false;
   sptx_clause_relax(lowering, &clause);
   if (clause.same_block && !peel_blocks(lowering, &clause, list, &peeled))
     return false;
   if (peeled)
     return true;
-  if (!find_limits(&clause, &limits))
+  if (!sptx_key_limits_find(&clause, &limits))
     return false;
   return clause.digit_count ? digits_to_piece(lowering, &clause, &limits, list)
                             : digit_to_pieces(lowering, &clause, &limits, list);
@@ -565,7 +378,7 @@ static bool move_to_literal(sptx_lowering *lowering, sptx_clause *clause, int k)
   } else if (k == 1 && clause->same_block) {
     sptx_clause_literal(clause, sptx_make_block(lowering, clause->same_block), false);
     clause->same_block = 0;
-  } else if (k == 2 && is_run(clause->key_run)) {
+  } else if (k == 2 && sptx_run_restricts(clause->key_run)) {
     sptx_clause_literal(clause, sptx_make_columns(lowering, clause->key_run), false);
     clause->key_run = (sptx_run){1, 0, 1};
   } else if (k == 3 && (clause->digit_count || clause->block_count)) {

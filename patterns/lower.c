@@ -79,16 +79,8 @@ static void push_generic(sptx_lowering *lowering, const sptx_clause_list *rest, 
   sptx_piece *piece = &list->pieces[list->count++];
   lowering->code = sptx_clauses_to_tiles(lowering, rest, piece);
   snprintf(piece->why, sizeof piece->why, "%s", why);
-  if (piece->pairs == 0 && lowering->code == SPTX_CODE_OK) {
-    sptx_piece_list last = {piece, 1};
-    sptx_piece gone = *piece;
-    list->count--;
-    free(gone.tiles.row_start);
-    free(gone.tiles.key_tile);
-    free(gone.tiles.mask);
-    free(gone.tiles.masks);
-    (void)last;
-  }
+  if (piece->pairs == 0 && lowering->code == SPTX_CODE_OK)
+    sptx_piece_clear(&list->pieces[--list->count]);
 }
 
 static const char *why_generic(const sptx_clause *clause) {

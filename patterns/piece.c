@@ -130,15 +130,18 @@ bool sptx_piece_covers_queries(const sptx_piece *piece, int64_t n_q, int64_t n_k
   return covered == n_q;
 }
 
+void sptx_piece_clear(sptx_piece *piece) {
+  sptx_set_free(piece->predicate);
+  free(piece->tiles.row_start);
+  free(piece->tiles.key_tile);
+  free(piece->tiles.mask);
+  free(piece->tiles.masks);
+  *piece = (sptx_piece){0};
+}
+
 void sptx_piece_list_clear(sptx_piece_list *list) {
-  for (int p = 0; p < list->count; p++) {
-    sptx_piece *piece = &list->pieces[p];
-    sptx_set_free(piece->predicate);
-    free(piece->tiles.row_start);
-    free(piece->tiles.key_tile);
-    free(piece->tiles.mask);
-    free(piece->tiles.masks);
-  }
+  for (int p = 0; p < list->count; p++)
+    sptx_piece_clear(&list->pieces[p]);
   free(list->pieces);
   *list = (sptx_piece_list){0};
 }

@@ -73,6 +73,7 @@ typedef struct sptx_piece_list {
 /* Lowers one class of an instance. Closed forms cost O(1) memory; what has none becomes TILES. */
 enum sptx_code sptx_lower(const sptx_instance *instance, int class_index, sptx_piece_list *list,
                           sptx_error *error);
+void sptx_piece_clear(sptx_piece *piece); /* frees what it owns */
 void sptx_piece_list_clear(sptx_piece_list *list);
 
 /* Arithmetic that kernels, counting and tests share. `shared` is the flattened value of the shared digits,
