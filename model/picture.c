@@ -134,7 +134,8 @@ static void draw_letter(cairo_t *cairo, uint8_t token, double x, double y, doubl
 static void draw_attention_on_rows(cairo_t *cairo, const void *what) {
   const struct sptx_attention_view *view = what;
   double largest = largest_of(view->weights, view->position + 1);
-  cairo_select_font_face(cairo, "monospace", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
+  /* cairo's own font: the same picture on every machine, also where no font is installed */
+  cairo_select_font_face(cairo, "@cairo:monospace", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
   cairo_set_font_size(cairo, 12);
   cairo_set_source_rgb(cairo, 0, 0, 0);
   cairo_paint(cairo);
