@@ -47,19 +47,19 @@ extern "C" {
 /* Spaced by topic; a number keeps its meaning for ever. */
 typedef enum sptx_status {
   SPTX_OK = 0,
-  SPTX_INVALID_ARGUMENT = 10,
+  SPTX_INVALID_ARGUMENT = 10, /* NULL, a size, stride, type or name that cannot be */
   SPTX_OUT_OF_MEMORY = 11,
-  SPTX_OVERFLOW = 12,
-  SPTX_PATTERN_SYNTAX = 20,
-  SPTX_PATTERN_VALUE = 21,
-  SPTX_PATTERN_LIMIT = 22,
-  SPTX_UNSUPPORTED = 30,
-  SPTX_IO = 40,
-  SPTX_FORMAT = 41,
-  SPTX_COMPILE = 50,
-  SPTX_NO_DEVICE = 60,
-  SPTX_DEVICE = 61,
-  SPTX_DEVICE_MEMORY = 62
+  SPTX_OVERFLOW = 12,       /* a size or an offset does not fit 63 bits */
+  SPTX_PATTERN_SYNTAX = 20, /* not YAML, or not an expression */
+  SPTX_PATTERN_VALUE = 21,  /* well formed, but a key, a type or a value is wrong */
+  SPTX_PATTERN_LIMIT = 22,  /* refused to keep memory bounded: nesting, aliases, long scalars */
+  SPTX_UNSUPPORTED = 30,    /* possible, but sptx cannot: a head_dim, a length, a device's age */
+  SPTX_IO = 40,             /* a file cannot be opened or read */
+  SPTX_FORMAT = 41,         /* a file (of a layout) holds something else */
+  SPTX_COMPILE = 50,        /* LLVM or the driver refused the generated code: a defect of sptx, report it */
+  SPTX_NO_DEVICE = 60,      /* no such device, no driver, or a CPU without AVX2 */
+  SPTX_DEVICE = 61,         /* a driver call failed, on a GPU only */
+  SPTX_DEVICE_MEMORY = 62   /* the GPU has too little memory */
 } sptx_status;
 
 typedef enum sptx_dtype { SPTX_F32 = 0, SPTX_F16 = 1, SPTX_BF16 = 2 } sptx_dtype;
@@ -82,9 +82,11 @@ SPTX_API sptx_status sptx_context_create(sptx_context **ctx, const char *device)
 SPTX_API void sptx_context_destroy(sptx_context *ctx);
 /* The sentence of the last failure in the calling thread; "" when none. Valid until its next failure. */
 SPTX_API const char *sptx_last_error(const sptx_context *ctx);
-/* CPU threads of each call: 1..1024; 0 chooses the number of usable cores (the default). */
+/* CPU threads of each call: 1..1024; 0 chooses the number of usable cores (the default).
+ * Fails: SPTX_INVALID_ARGUMENT. */
 SPTX_API sptx_status sptx_context_set_threads(sptx_context *ctx, int threads);
-/* Where compiled code is kept; NULL keeps none on disk. */
+/* Where compiled code is kept; NULL keeps none on disk. A directory that cannot be used, or that others may
+ * write, costs time only. Fails, as the next one: SPTX_INVALID_ARGUMENT (""), SPTX_OUT_OF_MEMORY. */
 SPTX_API sptx_status sptx_context_set_cache(sptx_context *ctx, const char *directory);
 /* The wisdom database; NULL uses none. A missing, damaged or read-only file costs speed only. */
 SPTX_API sptx_status sptx_context_set_wisdom(sptx_context *ctx, const char *path);
@@ -95,7 +97,8 @@ typedef struct sptx_param {
 } sptx_param;
 
 /* Reads a pattern file. Fails: SPTX_PATTERN_SYNTAX, SPTX_PATTERN_VALUE, SPTX_PATTERN_LIMIT (each with
- * file:line:column), SPTX_IO, SPTX_OUT_OF_MEMORY. */
+ * file:line:column), SPTX_IO, SPTX_FORMAT (a layout's file), SPTX_INVALID_ARGUMENT, SPTX_OUT_OF_MEMORY; then
+ * *pattern is NULL. A parameter's place is "--set name". */
 SPTX_API sptx_status sptx_pattern_load(sptx_context *ctx, const char *path, const sptx_param *params,
                                        size_t param_count, sptx_pattern **pattern);
 /* The same from text in memory (need not be NUL terminated); name stands for the file in messages. */
@@ -142,13 +145,17 @@ typedef struct sptx_attention_desc {
 
 /* Plans and compiles. Fails: SPTX_INVALID_ARGUMENT (sizes, strides, types: the sentence names the field),
  * SPTX_OVERFLOW, SPTX_UNSUPPORTED, SPTX_PATTERN_VALUE (an expression fails for this n), SPTX_COMPILE,
- * SPTX_DEVICE, SPTX_DEVICE_MEMORY, SPTX_OUT_OF_MEMORY. */
+ * SPTX_DEVICE, SPTX_DEVICE_MEMORY, SPTX_OUT_OF_MEMORY; then *attention is NULL. The pattern may be destroyed
+ * afterwards. */
 SPTX_API sptx_status sptx_attention_create(sptx_context *ctx, const sptx_pattern *pattern,
                                            const sptx_attention_desc *desc, sptx_attention **attention);
 SPTX_API void sptx_attention_destroy(sptx_attention *attention);
 
 /* o = softmax(scale * q k^T over the pattern) v (Child et al. 2019, section 4.2), one pass over memory.
- * lse may be NULL when no backward follows. stream: a CUstream on CUDA (asynchronous), ignored on the CPU. */
+ * lse may be NULL when no backward follows. stream: a CUstream on CUDA (asynchronous), ignored on the CPU.
+ * Fails, as the next two: SPTX_INVALID_ARGUMENT (a NULL tensor, a pass that the flags did not ask for, a
+ * position out of range, on CUDA a host pointer), SPTX_OUT_OF_MEMORY (the workspace), SPTX_DEVICE,
+ * SPTX_DEVICE_MEMORY. */
 SPTX_API sptx_status sptx_attention_forward(const sptx_attention *attention, const void *q, const void *k,
                                             const void *v, void *o, float *lse, void *stream);
 /* Gradients of q, k, v from d_o; o and lse are those that forward wrote. Overwrites d_q, d_k, d_v. */
