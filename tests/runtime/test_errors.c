@@ -192,7 +192,9 @@ Test(errors, creating_an_attention) {
   ROW((d.v = (sptx_tensor_strides){512, 128, -16}), SPTX_INVALID_ARGUMENT, "v");
   ROW((d.o = (sptx_tensor_strides){0, INT64_MAX, 16}), SPTX_OVERFLOW, "o");
   ROW(d.n_q = d.n_k = INT64_MAX, SPTX_OVERFLOW, "63 bits");
+#ifdef NDEBUG /* else lowering is verified first, key by key */
   ROW(d.n_k = INT64_C(1) << 33, SPTX_UNSUPPORTED, "n_k");
+#endif
   sptx_attention *created;
   expect_failure(context, sptx_attention_create(context, NULL, &right, &created), SPTX_INVALID_ARGUMENT,
                  "pattern is NULL");
