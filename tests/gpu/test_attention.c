@@ -3,6 +3,7 @@
  * where only the driver is. Exit status: 0 passed, 1 failed, 77 no GPU.
  *
  * Cases run in worker processes: one that breaks its CUDA context, or hangs, fails alone. */
+#include "tests/gpu/bad_input.h"
 #include "tests/gpu/gpu_case.h"
 
 #include <getopt.h>
@@ -239,7 +240,8 @@ static void add_portable(void) {
 
 typedef struct board {
   atomic_int next, failed, unsupported, passed;
-  int current[MOST_WORKERS]; /* the case of each worker, or -1 */
+  atomic_int bad_input, bad_input_taken; /* wrong answers; a worker checks them */
+  int current[MOST_WORKERS];             /* the case of each worker, or -1 */
 } board;
 
 typedef struct options {
@@ -270,6 +272,12 @@ static int work(board *b, int self, const options *o) {
       printf("%s: %s\n", opened == GPU_UNSUPPORTED ? "skipped" : "failed", message);
     fflush(stdout);
     return opened == GPU_UNSUPPORTED ? NO_GPU : EXIT_FAILURE;
+  }
+  if (!list.filter && atomic_exchange(&b->bad_input_taken, 1) == 0) {
+    alarm((unsigned)o->seconds);
+    atomic_fetch_add(&b->bad_input, check_bad_input(&session));
+    alarm(0);
+    fflush(stdout);
   }
   for (int k; (k = atomic_fetch_add(&b->next, 1)) < list.count;) {
     b->current[self] = k;
@@ -315,6 +323,10 @@ static int run_workers(board *b, const options *o) {
     if (WIFSIGNALED(status) && b->current[self] >= 0)
       report(b, "failed", &list.cases[b->current[self]],
              WTERMSIG(status) == SIGALRM ? "it hangs" : strsignal(WTERMSIG(status)));
+    else if (WIFSIGNALED(status)) {
+      printf("failed: bad input: %s\n", strsignal(WTERMSIG(status)));
+      atomic_fetch_add(&b->bad_input, 1);
+    }
     bool replace = WIFSIGNALED(status) || WEXITSTATUS(status) == LOST;
     if (replace && atomic_load(&b->next) < list.count)
       pids[self] = start_worker(b, self, o);
@@ -411,7 +423,9 @@ int main(int argc, char **argv) {
   if (ended == NO_GPU)
     return SKIPPED;
   int run = b->passed + b->failed + b->unsupported;
-  printf("%d cases: %d passed, %d failed, %d unsupported, %d not run, in %ld s\n", list.count, b->passed,
-         b->failed, b->unsupported, list.count - run, (long)(time(NULL) - start));
-  return b->failed == 0 && run == list.count ? EXIT_SUCCESS : EXIT_FAILURE;
+  printf(
+      "bad input: %d wrong answers\n%d cases: %d passed, %d failed, %d unsupported, %d not run, in %ld s\n",
+      b->bad_input, list.count, b->passed, b->failed, b->unsupported, list.count - run,
+      (long)(time(NULL) - start));
+  return b->failed == 0 && b->bad_input == 0 && run == list.count ? EXIT_SUCCESS : EXIT_FAILURE;
 }
