@@ -11,7 +11,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { FLUSH_BYTES = 256 << 20, MOST_SAMPLES = 1000, VALUES = 1048573 /* a prime: rows do not repeat */ };
+enum { MOST_SAMPLES = 1000, VALUES = 1048573 /* a prime: rows do not repeat */ };
 
 const char *const gpu_pass_names[] = {"forward", "backward", "deterministic"};
 
@@ -33,11 +33,8 @@ enum sptx_code gpu_bench_open(const char *device, gpu_bench *bench, sptx_error *
   sptx_context_set_threads(bench->context, 1);
   SPTX_TRY(sptx_cuda_driver_open(&bench->driver, error));
   SPTX_TRY(sptx_cuda_device_open(&bench->driver, atoi(device + 5), &bench->device, error));
-  SPTX_TRY(sptx_cuda_stream_create(&bench->device, &bench->stream, error));
-  SPTX_TRY(sptx_cuda_alloc(&bench->device, FLUSH_BYTES, &bench->flush, error));
-  SPTX_TRY(DRIVER(bench, CtxPushCurrent, bench->device.context)); /* for events, until close */
-  SPTX_TRY(DRIVER(bench, EventCreate, &bench->begin, 0));
-  SPTX_TRY(DRIVER(bench, EventCreate, &bench->end, 0));
+  SPTX_TRY(sptx_bench_device_open(device, &bench->timer, error)); /* its context is current until close */
+  bench->stream = sptx_bench_device_stream(bench->timer);
   snprintf(bench->where, sizeof bench->where, "%s, %d multiprocessors, driver %d.%d", bench->device.name,
            bench->device.multiprocessors, bench->device.driver_version / 1000,
            bench->device.driver_version % 1000 / 10);
@@ -45,15 +42,9 @@ enum sptx_code gpu_bench_open(const char *device, gpu_bench *bench, sptx_error *
 }
 
 void gpu_bench_close(gpu_bench *bench) {
-  if (bench->begin)
-    bench->driver.EventDestroy(bench->begin);
-  if (bench->end)
-    bench->driver.EventDestroy(bench->end);
-  if (bench->device.context) {
-    sptx_cuda_free(&bench->device, bench->flush);
-    sptx_cuda_stream_destroy(&bench->device, bench->stream);
+  sptx_bench_device_close(bench->timer);
+  if (bench->device.context)
     sptx_cuda_device_close(&bench->device);
-  }
   sptx_cuda_driver_close(&bench->driver);
   sptx_context_destroy(bench->context);
 }
@@ -175,28 +166,28 @@ static double median(double *samples, int count) {
   return samples[count / 2];
 }
 
-/* The flush also keeps the GPU busy while the host enqueues: launch latency is not in the figure. */
-static enum sptx_code time_once(gpu_bench *bench, const sptx_attention *attention, enum gpu_pass pass,
-                                const gpu_tensors *tensors, float *ms, sptx_error *error) {
-  SPTX_TRY(DRIVER(bench, MemsetD32Async, bench->flush, 0, FLUSH_BYTES / 4, bench->stream));
-  SPTX_TRY(DRIVER(bench, EventRecord, bench->begin, bench->stream));
-  SPTX_TRY(gpu_enqueue(bench, attention, pass, tensors, error));
-  SPTX_TRY(DRIVER(bench, EventRecord, bench->end, bench->stream));
-  SPTX_TRY(DRIVER(bench, EventSynchronize, bench->end));
-  return DRIVER(bench, EventElapsedTime, ms, bench->begin, bench->end);
+/* One call to time. */
+typedef struct timed_call {
+  gpu_bench *bench;
+  const sptx_attention *attention;
+  enum gpu_pass pass;
+  const gpu_tensors *tensors;
+} timed_call;
+
+static enum sptx_code enqueue_timed(void *argument, sptx_error *error) {
+  const timed_call *call = argument;
+  return gpu_enqueue(call->bench, call->attention, call->pass, call->tensors, error);
 }
 
 enum sptx_code gpu_time(gpu_bench *bench, const sptx_attention *attention, enum gpu_pass pass,
                         const gpu_tensors *tensors, int samples, double *ms, sptx_error *error) {
   enum { WARM_UPS = 3 };
+  timed_call call = {bench, attention, pass, tensors};
   double all[MOST_SAMPLES];
   samples = samples > MOST_SAMPLES ? MOST_SAMPLES : samples;
-  for (int i = -WARM_UPS; i < samples; i++) {
-    float sample;
-    SPTX_TRY(time_once(bench, attention, pass, tensors, &sample, error));
-    all[i < 0 ? 0 : i] = sample;
-  }
-  *ms = median(all, samples);
+  for (int i = -WARM_UPS; i < samples; i++)
+    SPTX_TRY(sptx_bench_time(bench->timer, enqueue_timed, &call, 1, &all[i < 0 ? 0 : i], error));
+  *ms = 1e3 * median(all, samples);
   return SPTX_CODE_OK;
 }
 

@@ -4,16 +4,14 @@
 #define SPTX_TESTS_GPU_BENCH_H
 
 #include "runtime/cuda_device.h"
-#include "runtime/sptx.h"
-#include "tuner/bench.h"
+#include "tuner/bench_device.h"
 
 typedef struct gpu_bench {
   sptx_context *context;
   sptx_cuda_driver driver;
   sptx_cuda_device device;
-  sptx_cu_stream stream;
-  sptx_cu_event begin, end;
-  sptx_cu_pointer flush; /* larger than any L2 */
+  sptx_bench_device *timer;
+  sptx_cu_stream stream; /* the timer's */
   char where[200];       /* the GPU, the driver */
 } gpu_bench;
 
