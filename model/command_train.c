@@ -15,7 +15,8 @@ static const char usage[] =
     "`mpirun -n 4 sptx-model train ...` trains on four processes, each with its own batch.\n\n"
     "  --out DIR          where the run is kept\n"
     "  --resume           continue from DIR's latest checkpoint, where there is one\n"
-    "  --steps N          stop when N steps are done; learning rates are the configuration's, decaying\n"
+    "  --steps N          stop when N steps are done (0 saves the first weights); learning rates are the "
+    "configuration's, decaying\n"
     "                     over its `steps` (over N where that is more)\n"
     "  --seconds S        stop after about S seconds\n" SPTX_MODEL_OPTIONS_HELP
     "\n`sptx-model keys` lists the configuration's keys.\n";
@@ -44,7 +45,7 @@ static bool parse_option(struct command *command, int option, const char *value)
   case OPTION_RESUME:
     return command->train.resume = true;
   case OPTION_STEPS:
-    return sptx_model_integer(&command->common, "--steps", value, 1, &command->train.last_step);
+    return sptx_model_integer(&command->common, "--steps", value, 0, &command->train.last_step);
   case OPTION_SECONDS:
     return sptx_model_number(&command->common, "--seconds", value, 0.001, &command->train.seconds);
   default:
@@ -155,7 +156,8 @@ static int train(struct command *command) {
 }
 
 int sptx_command_train(int argc, char **argv) {
-  struct command command = {.common = {.command = "sptx-model train"}, .terminal = isatty(STDERR_FILENO)};
+  struct command command = {
+      .common = {.command = "sptx-model train"}, .train.last_step = -1, .terminal = isatty(STDERR_FILENO)};
   if (!parse(argc, argv, &command))
     return SPTX_MODEL_USAGE;
   if (command.common.help || command.common.version) {

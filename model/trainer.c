@@ -312,7 +312,7 @@ enum sptx_code sptx_train(const sptx_config *config, const sptx_train_options *o
                             .validation_bits = NAN,
                             .start_seconds = sptx_now(),
                             .progress = {.last_step = options->last_step, .bits = NAN}};
-  if (!options->last_step)
+  if (options->last_step < 0)
     trainer.progress.last_step = config->steps;
   if (trainer.progress.last_step > config->steps) /* a longer run decays over all of it */
     trainer.config.steps = trainer.progress.last_step;

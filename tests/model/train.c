@@ -29,7 +29,7 @@ TestSuite(model_train, .init = create_folder, .fini = test_folder_remove);
 Test(model_train, learns) {
   sptx_config config = train_case_config((const char *[]){"steps=150", "dropout=0", NULL});
   sptx_train_result short_run = train_case_run(&config, test_path("short"), false, 4);
-  sptx_train_result whole_run = train_case_run(&config, test_path("whole"), false, 0);
+  sptx_train_result whole_run = train_case_run(&config, test_path("whole"), false, -1);
   cr_expect(fabs(short_run.bits - 8) < 1.5, "a new model's logits are zero: %.3f bits", short_run.bits);
   cr_expect(whole_run.bits < 2.3, "after 150 steps: %.3f bits", whole_run.bits);
   cr_expect_eq(whole_run.state.tokens, 150 * 2 * 24);
@@ -134,7 +134,7 @@ Test(model_train, refuses_what_it_cannot_continue) {
 Test(model_train, evaluates_the_validation_part) {
   sptx_config config = train_case_config(
       (const char *[]){"evaluate_every=20", "train_items=3000", "validation_items=900", "steps=150", NULL});
-  sptx_train_result result = train_case_run(&config, test_path("run"), false, 0);
+  sptx_train_result result = train_case_run(&config, test_path("run"), false, -1);
   char *text = read_text(test_path("run/validation.csv"));
   cr_expect(strstr(text, "step,seconds,bits\n20,") && strstr(text, "\n140,") && strstr(text, "\n150,"), "%s",
             text);
