@@ -21,10 +21,10 @@ typedef struct sptx_progress {
 } sptx_progress;
 
 typedef struct sptx_train_options {
-  const char *folder;                /* made when missing */
-  bool resume;                       /* continue from the folder's latest checkpoint, where it has one */
-  int64_t last_step;                 /* stop after this many steps; below 0: the config's. 0 saves the first weights */
-  double seconds;                    /* stop after this time in this call; 0: never */
+  const char *folder; /* made when missing */
+  bool resume;        /* continue from the folder's latest checkpoint, where it has one */
+  int64_t last_step;  /* stop after this many steps; below 0: the config's. 0 saves the first weights */
+  double seconds;     /* stop after this time in this call; 0: never */
   sptx_communicator *communicator;   /* its processes make the same call */
   const volatile sig_atomic_t *stop; /* not 0: stop after this step; may be NULL */
   /* Only called in the process of rank 0. warn: a sentence about what went wrong but did not stop the run. */
