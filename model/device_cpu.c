@@ -42,32 +42,37 @@ struct cpu {
   size_t scratch_floats;
 };
 
-enum { ALIGNMENT = 64, HEADER = 64 };
+enum { ALIGNMENT = 64 };
 
+/* Stands right before the memory that is handed out. */
+struct header {
+  void *block;
+  size_t bytes;
+};
+
+/* From calloc, which gives large blocks as pages that cost nothing until they are written. */
 static enum sptx_code allocate(sptx_device *device, size_t bytes, void **memory, sptx_error *error) {
-  size_t total = (bytes + HEADER + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-  char *block = bytes > SIZE_MAX - HEADER - ALIGNMENT ? NULL : aligned_alloc(ALIGNMENT, total);
+  const size_t before = sizeof(struct header) + ALIGNMENT - 1;
+  char *block = bytes > SIZE_MAX - before ? NULL : calloc(1, bytes + before);
   *memory = NULL;
   if (!block)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY,
                      "no memory for %.1f MiB; lower batch, or set recompute: true", (double)bytes / 1048576);
-  memset(block, 0, total);
-  memcpy(block, &bytes, sizeof bytes);
+  char *aligned = block + before - (uintptr_t)(block + before) % ALIGNMENT;
+  ((struct header *)(void *)aligned)[-1] = (struct header){block, bytes};
   device->bytes += bytes;
   if (device->bytes > device->peak_bytes)
     device->peak_bytes = device->bytes;
-  *memory = block + HEADER;
+  *memory = aligned;
   return SPTX_CODE_OK;
 }
 
 static void release(sptx_device *device, void *memory) {
   if (!memory)
     return;
-  char *block = (char *)memory - HEADER;
-  size_t bytes;
-  memcpy(&bytes, block, sizeof bytes);
-  device->bytes -= bytes;
-  free(block);
+  struct header header = ((struct header *)memory)[-1];
+  device->bytes -= header.bytes;
+  free(header.block);
 }
 
 static enum sptx_code copy(sptx_device *device, void *to, const void *from, size_t bytes, sptx_error *error) {
