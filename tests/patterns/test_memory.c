@@ -9,10 +9,10 @@
 
 #include <cjson/cJSON.h>
 #include <criterion/criterion.h>
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 void *__real_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
@@ -147,6 +147,16 @@ static enum sptx_code once(use_pattern *use, FILE *stream, sptx_error *error) {
   return code;
 }
 
+/* The file and its temporary forerunners. */
+static size_t files_like(const char *file) {
+  char pattern[128];
+  glob_t found;
+  snprintf(pattern, sizeof pattern, "%s*", file);
+  size_t count = glob(pattern, 0, NULL, &found) == 0 ? found.gl_pathc : 0;
+  globfree(&found);
+  return count;
+}
+
 static void fail_each(use_pattern *use, const char *file) {
   enum { MOST = 100000 };
   cJSON_Hooks hooks = {.malloc_fn = __wrap_malloc, .free_fn = __wrap_free};
@@ -169,13 +179,13 @@ static void fail_each(use_pattern *use, const char *file) {
                  error.message);
     cr_assert(strlen(error.message) > 10, "allocation %ld failed: '%s'", n, error.message);
     if (file)
-      cr_assert_neq(access(file, F_OK), 0, "allocation %ld failed: %s is there", n, file);
+      cr_assert_eq(files_like(file), 0, "allocation %ld failed: %s or a part of it is there", n, file);
   }
   cr_assert(n > 100 && n < MOST, "%ld allocations", n);
   fclose(stream);
   cJSON_InitHooks(NULL);
   if (file) {
-    cr_assert_eq(access(file, F_OK), 0, "%s is not written", file);
+    cr_assert_eq(files_like(file), 1, "%s is not written, or not alone", file);
     remove(file);
   }
 }
