@@ -11,6 +11,7 @@ static const char *const patterns[] = {
     "attend: all\n",
     "causal: true\nattend: {window: {left: 20}}\n",
     "causal: true\nattend: {stride: {every: 7}}\n",
+    "causal: true\nattend: {stride: {every: 61}}\n",
     "causal: true\nattend: {columns: {every: 16, last: 5}}\n",
     "causal: true\nattend: {any: [{window: {left: 9}}, {stride: {every: 8}}]}\n",
     "causal: true\nattend: {any: [{block: {size: 16}}, {columns: {every: 16, last: 3}}]}\n",
@@ -27,7 +28,7 @@ Test(x86_forward, patterns_and_sizes) {
   for (size_t p = 0; p < COUNT(patterns); p++)
     for (size_t n = 0; n < COUNT(sizes); n++)
       x86_case_check(&(x86_case){.pattern = patterns[p],
-                                 .isa = SPTX_ISA_AVX512,
+                                 .isa = sptx_x86_host_isa(),
                                  .batch = 1,
                                  .heads = 2,
                                  .n_q = sizes[n],
@@ -40,7 +41,7 @@ Test(x86_forward, instruction_sets_types_and_layouts) {
   for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AMX; isa++)
     for (int element = SPTX_ELEMENT_F32; element <= SPTX_ELEMENT_BF16; element++)
       for (int layout = X86_CONTIGUOUS; layout <= X86_GAPS; layout++)
-        x86_case_check(&(x86_case){.pattern = patterns[(size_t)(layout + 5 * (element != 0))],
+        x86_case_check(&(x86_case){.pattern = patterns[(size_t)(layout + 6 * (element != 0))],
                                    .isa = (enum sptx_isa)isa,
                                    .element = (enum sptx_element)element,
                                    .layout = (enum x86_layout)layout,
@@ -91,7 +92,7 @@ Test(x86_forward, schedules) {
   for (size_t q = 0; q < COUNT(query_tiles); q++)
     for (size_t k = 0; k < COUNT(key_tiles); k++)
       x86_case_check(&(x86_case){.pattern = patterns[0],
-                                 .isa = SPTX_ISA_AVX512,
+                                 .isa = sptx_x86_host_isa(),
                                  .batch = 1,
                                  .heads = 1,
                                  .n_q = 150,
@@ -104,7 +105,7 @@ Test(x86_forward, schedules) {
 Test(x86_forward, score_changes) {
   for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AVX512; isa++)
     for (int change = 0; change < 4; change++)
-      x86_case_check(&(x86_case){.pattern = patterns[5],
+      x86_case_check(&(x86_case){.pattern = patterns[6],
                                  .isa = (enum sptx_isa)isa,
                                  .batch = 1,
                                  .heads = 3,
@@ -124,7 +125,7 @@ Test(x86_forward, extreme_scores) {
   static const double scales[] = {-3, 3, 40};
   for (size_t k = 0; k < COUNT(scales); k++)
     x86_case_check(&(x86_case){.pattern = patterns[2],
-                               .isa = SPTX_ISA_AVX512,
+                               .isa = sptx_x86_host_isa(),
                                .batch = 1,
                                .heads = 1,
                                .n_q = 77,
@@ -135,10 +136,47 @@ Test(x86_forward, extreme_scores) {
                                .amplitude = 3});
 }
 
+/* Every sum of exponentials is below the least float32: only the distance from the maximum may be
+ * exponentiated. */
+Test(x86_forward, log_sum_exp_below_88) {
+  x86_result result;
+  sptx_error error = {0};
+  x86_case c = {.pattern = patterns[6],
+                .isa = SPTX_ISA_AVX2,
+                .batch = 1,
+                .heads = 2,
+                .n_q = 130,
+                .n_k = 130,
+                .head_dim = 64,
+                .seed = 5,
+                .opposed = true,
+                .scale = 4};
+  x86_case_check(&c);
+  cr_assert(x86_case_run(&c, &result, &error), "%s", error.message);
+  for (int64_t row = 0; row < c.heads * c.n_q; row++)
+    cr_assert(result.lse[row] < -88, "row %ld: %g", (long)row, result.lse[row]);
+  x86_result_clear(&result);
+}
+
+/* Offsets of 2^32 bytes and more, from the position's stride. */
+Test(x86_forward, offsets_beyond_32_bits) {
+  for (size_t p = 0; p < COUNT(patterns); p++)
+    x86_case_check(&(x86_case){.pattern = patterns[p],
+                               .isa = SPTX_ISA_AVX2,
+                               .layout = X86_FAR,
+                               .element = (enum sptx_element)(p % 3),
+                               .batch = 2,
+                               .heads = 2,
+                               .n_q = 19,
+                               .n_k = 21,
+                               .head_dim = 24,
+                               .seed = p});
+}
+
 Test(x86_forward, rows_without_keys) {
   for (int element = SPTX_ELEMENT_F32; element <= SPTX_ELEMENT_BF16; element++)
     x86_case_check(&(x86_case){.pattern = "attend: {where: \"i % 3 == 0 && j < i\"}\n",
-                               .isa = SPTX_ISA_AVX512,
+                               .isa = sptx_x86_host_isa(),
                                .element = (enum sptx_element)element,
                                .batch = 1,
                                .heads = 1,
@@ -152,7 +190,7 @@ Test(x86_forward, decode) {
   for (size_t p = 0; p < COUNT(patterns); p++)
     for (int64_t position = 0; position < 100; position += 33)
       x86_case_check(&(x86_case){.pattern = patterns[p],
-                                 .isa = position % 2 ? SPTX_ISA_AVX512 : SPTX_ISA_AVX2,
+                                 .isa = position % 2 ? sptx_x86_host_isa() : SPTX_ISA_AVX2,
                                  .element = (enum sptx_element)(p % 3),
                                  .pass = SPTX_PASS_DECODE,
                                  .batch = 2,
@@ -187,7 +225,7 @@ Test(x86_forward, mutants_are_caught) {
   for (int mutant = SPTX_X86_MUTANT_MASK; mutant <= SPTX_X86_MUTANT_MERGE; mutant++) {
     x86_result result;
     sptx_error error = {0};
-    x86_case c = {.pattern = patterns[5],
+    x86_case c = {.pattern = patterns[6],
                   .isa = SPTX_ISA_AVX2,
                   .batch = 1,
                   .heads = 2,

@@ -6,7 +6,9 @@
 #include "gen/x86/kernel.h"
 #include "tests/support/reference.h"
 
-enum x86_layout { X86_CONTIGUOUS, X86_POSITION_FIRST, X86_GAPS };
+/* X86_FAR: positions lie 2^28 elements apart, in memory that is reserved but not there until it is touched.
+ */
+enum x86_layout { X86_CONTIGUOUS, X86_POSITION_FIRST, X86_GAPS, X86_FAR };
 
 typedef struct x86_case {
   const char *pattern; /* YAML without the first line */
@@ -24,6 +26,7 @@ typedef struct x86_case {
   int64_t position; /* decode */
   enum sptx_x86_mutant mutant;
   double amplitude; /* of q and k; 0: 1 */
+  bool opposed;     /* q is positive and k negative: every score is far below 0 */
   int64_t nan_row;  /* > 0: this row of q, k, v and d_o holds a NaN in every head */
 } x86_case;
 
