@@ -194,6 +194,15 @@ static enum sptx_code unknown_key(const char *place, const char *name, sptx_erro
                    place, name, near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
+/* "path:line", of which a long path gives its end only. */
+static void place_of(const char *path, size_t line, char place[SPTX_CONFIG_TEXT / 4]) {
+  enum { LONGEST = 96 };
+  size_t length = strlen(path);
+  bool cut = length > LONGEST;
+  snprintf(place, SPTX_CONFIG_TEXT / 4, "%s%s:%zu", cut ? "..." : "", cut ? path + length - LONGEST : path,
+           line);
+}
+
 static enum sptx_code read_mapping(sptx_config *config, yaml_document_t *document, const char *path,
                                    sptx_error *error) {
   yaml_node_t *root = yaml_document_get_root_node(document);
@@ -203,7 +212,7 @@ static enum sptx_code read_mapping(sptx_config *config, yaml_document_t *documen
     yaml_node_t *key = yaml_document_get_node(document, pair->key);
     yaml_node_t *value = yaml_document_get_node(document, pair->value);
     char place[SPTX_CONFIG_TEXT / 4];
-    snprintf(place, sizeof place, "%s:%zu", path, key->start_mark.line + 1);
+    place_of(path, key->start_mark.line + 1, place);
     if (key->type != YAML_SCALAR_NODE)
       return sptx_fail(error, SPTX_CODE_FORMAT, "%s: a key must be a word", place);
     const char *name = (const char *)key->data.scalar.value;
