@@ -1,5 +1,6 @@
 /* CUDA devices: context, assembly by the driver, memory and streams; see cuda_device.h. */
 #include "runtime/cuda_device.h"
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -103,8 +104,10 @@ enum sptx_code sptx_cuda_module_load(const sptx_cuda_device *device, const char 
       sptx_cuda_check(device->driver, device->driver->ModuleLoadDataEx(module, ptx, 2, options, values),
                       "cuModuleLoadDataEx", &inner);
   log[LOG_BYTES - 1] = '\0';
-  if (code == SPTX_CODE_DEVICE && log[0])
-    return sptx_fail(error, SPTX_CODE_COMPILE, "the driver (CUDA %d.%d) rejects the kernel: %.200s: %.700s",
+  bool rejected = code == SPTX_CODE_DEVICE || code == SPTX_CODE_UNSUPPORTED;
+  if (rejected && log[0])
+    return sptx_fail(error, code == SPTX_CODE_DEVICE ? SPTX_CODE_COMPILE : code,
+                     "the driver (CUDA %d.%d) rejects the kernel: %.200s: %.700s",
                      device->driver_version / 1000, device->driver_version % 1000 / 10, inner.message, log);
   if (code != SPTX_CODE_OK && error)
     *error = inner;

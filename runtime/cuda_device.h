@@ -31,10 +31,10 @@ void sptx_cuda_leave(const sptx_cuda_device *device);
 #define SPTX_CU_CALL(device, function, ...)                                                                  \
   sptx_cuda_check((device)->driver, (device)->driver->function(__VA_ARGS__), "cu" #function, error)
 
-/* Assembles and loads PTX, with the device's context current. An error carries the driver's log. The driver
- * keeps machine code in a cache of its own. Its linker, which would hand the code out for ours, assembles for
- * linking with other code, and then ignores setmaxnreg: Hopper kernels spill and take up to four times as
- * long. */
+/* Assembles and loads PTX, with the device's context current. The driver keeps machine code in a cache of its
+ * own. Its linker, which would hand the code out for ours, assembles for linking with other code, and then
+ * ignores setmaxnreg: Hopper kernels spill and take up to four times as long. Fails: SPTX_CODE_COMPILE (with
+ * the driver's log), SPTX_CODE_UNSUPPORTED (the driver is too old for it), SPTX_CODE_DEVICE. */
 enum sptx_code sptx_cuda_module_load(const sptx_cuda_device *device, const char *ptx, sptx_cu_module *module,
                                      sptx_error *error);
 

@@ -47,12 +47,16 @@ enum sptx_code sptx_cuda_check(const sptx_cuda_driver *driver, sptx_cu_result re
   if (result == 0)
     return SPTX_CODE_OK;
   const char *name = NULL, *text = NULL, *remedy = "";
+  enum sptx_code code = SPTX_CODE_DEVICE;
   driver->GetErrorName(result, &name);
   driver->GetErrorString(result, &text);
-  if (result == SPTX_CU_ERROR_OUT_OF_MEMORY)
+  if (result == SPTX_CU_ERROR_OUT_OF_MEMORY) {
+    code = SPTX_CODE_DEVICE_MEMORY;
     remedy = "; free device memory or use a smaller shape";
-  else if (result == SPTX_CU_ERROR_UNSUPPORTED_PTX_VERSION)
+  } else if (result == SPTX_CU_ERROR_UNSUPPORTED_PTX_VERSION) {
+    code = SPTX_CODE_UNSUPPORTED;
     remedy = "; this driver is too old for the kernel: install a newer one, or use the device \"cpu\"";
-  return sptx_fail(error, result == SPTX_CU_ERROR_OUT_OF_MEMORY ? SPTX_CODE_DEVICE_MEMORY : SPTX_CODE_DEVICE,
-                   "%s: %s, %s%s", call, name ? name : "unknown error", text ? text : "no text", remedy);
+  }
+  return sptx_fail(error, code, "%s: %s, %s%s", call, name ? name : "unknown error", text ? text : "no text",
+                   remedy);
 }

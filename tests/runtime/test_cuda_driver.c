@@ -102,7 +102,7 @@ Test(cuda_driver, bad_input_is_a_sentence) {
   cr_assert_eq(sptx_cuda_program_load(&program, 0, "bad", &error), SPTX_CODE_COMPILE);
   cr_assert(strstr(error.message, "line 7: unknown instruction"), "%s", error.message);
   fake.rejection = SPTX_CU_ERROR_UNSUPPORTED_PTX_VERSION;
-  cr_assert_eq(sptx_cuda_program_load(&program, 0, "new", &error), SPTX_CODE_COMPILE);
+  cr_assert_eq(sptx_cuda_program_load(&program, 0, "new", &error), SPTX_CODE_UNSUPPORTED);
   cr_assert(strstr(error.message, "(CUDA 12.4)") && strstr(error.message, "too old"), "%s", error.message);
   sptx_gpu_args args = {.q = 4100};
   cr_assert_eq(sptx_cuda_program_run(&program, &args, NULL, &error), SPTX_CODE_INVALID_ARGUMENT);

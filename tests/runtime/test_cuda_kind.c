@@ -136,9 +136,10 @@ Test(cuda_kind, every_call_may_fail_with_the_cache, .timeout = 120) {
 Test(cuda_kind, rejected_kernels) {
   static const struct {
     unsigned result;
+    enum sptx_code code;
     const char *sentence;
-  } cases[] = {{SPTX_CU_ERROR_INVALID_PTX, "line 7: unknown instruction"},
-               {SPTX_CU_ERROR_UNSUPPORTED_PTX_VERSION, "too old"}};
+  } cases[] = {{SPTX_CU_ERROR_INVALID_PTX, SPTX_CODE_COMPILE, "line 7: unknown instruction"},
+               {SPTX_CU_ERROR_UNSUPPORTED_PTX_VERSION, SPTX_CODE_UNSUPPORTED, "too old"}};
   prepared p;
   void *device, *attention;
   sptx_error error = {0};
@@ -147,7 +148,7 @@ Test(cuda_kind, rejected_kernels) {
   cr_assert_eq(sptx_cuda_kind_open(&fake_driver, 0, &device, &error), SPTX_CODE_OK);
   for (int i = 0; i < 2; i++) {
     fake.rejection = cases[i].result;
-    cr_assert_eq(sptx_cuda_kind.create(device, &p.request, &attention, &error), SPTX_CODE_COMPILE);
+    cr_assert_eq(sptx_cuda_kind.create(device, &p.request, &attention, &error), cases[i].code);
     cr_assert(strstr(error.message, cases[i].sentence), "%s", error.message);
     cr_assert_null(attention);
   }
