@@ -2,6 +2,7 @@
  * that a resumed run repeats on the CPU, bit for bit, what the interrupted one would have done. */
 #include "model/trainer.h"
 
+#include "model/causality.h"
 #include "model/evaluate.h"
 #include "model/metrics.h"
 #include "model/optimizer.h"
@@ -144,6 +145,7 @@ static enum sptx_code begin(struct trainer *trainer, sptx_error *error) {
   SPTX_TRY(check_data(trainer, error));
   SPTX_TRY(sptx_transformer_create(config, SPTX_TRANSFORMER_TRAIN, 0, &trainer->transformer, error));
   SPTX_TRY(sptx_optimizer_create(trainer->transformer, &trainer->optimizer, error));
+  SPTX_TRY(sptx_check_causality(trainer->transformer, error));
   trainer->tokens = malloc((size_t)trainer->transformer->rows);
   if (!trainer->tokens)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "no memory for a batch of tokens");

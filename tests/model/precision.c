@@ -71,6 +71,19 @@ Test(model_precision, resumed_runs_are_bit_identical_in_each_type) {
   }
 }
 
+Test(model_precision, a_pattern_that_sees_ahead_is_refused) {
+  static const char TEXT[] = "sptx: 1\nname: ahead\ncausal: false\nattend: {block: {size: 4}}\n";
+  char setting[600];
+  snprintf(setting, sizeof setting, "pattern=%s", test_write("ahead.yaml", TEXT, sizeof TEXT - 1));
+  sptx_config config = train_case_config((const char *[]){setting, NULL});
+  sptx_train_options options = train_case_options(test_path("run"), false, 2);
+  sptx_train_result result;
+  sptx_error error;
+  cr_expect_eq(sptx_train(&config, &options, &result, &error), SPTX_CODE_INVALID_ARGUMENT);
+  cr_expect(strstr(error.message, "causal: true") && strstr(error.message, "--set pattern="), "%s",
+            error.message);
+}
+
 static size_t peak_bytes(const char *recompute) {
   sptx_config config =
       train_case_config((const char *[]){strided(), "layers=128", "width=256", "heads=2", "length=3072",
