@@ -22,6 +22,9 @@ static const field x86_fields[] = {
     X86(key_tile),
     X86(register_rows),
     X86(register_vectors),
+    X86(tile_items),
+    X86(copy_rows),
+    X86(key_ranges),
     {NULL, 0, false},
 };
 
@@ -41,6 +44,18 @@ static const field ptx_fields[] = {
 
 static const field *fields_of(enum sptx_target_family family) {
   return family == SPTX_FAMILY_X86 ? x86_fields : ptx_fields;
+}
+
+_Static_assert(sizeof x86_fields / sizeof *x86_fields - 1 <= SPTX_SCHEDULE_FIELDS &&
+                   sizeof ptx_fields / sizeof *ptx_fields - 1 <= SPTX_SCHEDULE_FIELDS,
+               "room for all fields");
+
+void sptx_schedule_numbers(enum sptx_target_family family, const sptx_schedule *schedule,
+                           int numbers[SPTX_SCHEDULE_FIELDS]) {
+  int count = 0;
+  memset(numbers, 0, SPTX_SCHEDULE_FIELDS * sizeof *numbers);
+  for (const field *f = fields_of(family); f->name; f++)
+    memcpy(&numbers[count++], (const char *)schedule + f->offset, sizeof *numbers);
 }
 
 void sptx_schedule_print(enum sptx_target_family family, const sptx_schedule *schedule, char *text,

@@ -11,6 +11,11 @@ typedef union sptx_schedule {
   sptx_ptx_schedule ptx;
 } sptx_schedule;
 
+/* The numbers of a schedule's fields, 0 beyond the last: what schedules have in common. */
+enum { SPTX_SCHEDULE_FIELDS = 10 };
+void sptx_schedule_numbers(enum sptx_target_family family, const sptx_schedule *schedule,
+                           int numbers[SPTX_SCHEDULE_FIELDS]);
+
 /* Writes the fields that are not zero, cut at size bytes with the end. */
 void sptx_schedule_print(enum sptx_target_family family, const sptx_schedule *schedule, char *text,
                          size_t size);

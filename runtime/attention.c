@@ -4,13 +4,14 @@
 
 #include "gen/compile.h"
 #include "gen/problem.h"
+#include "runtime/clock.h"
 #include "runtime/context.h"
+#include "runtime/in_place.h"
 #include "runtime/recall.h"
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct sptx_attention {
   sptx_context *context;
@@ -120,8 +121,10 @@ static enum sptx_code check_desc(const sptx_attention_desc *desc, const sptx_pat
   if (desc->head_dim < 16 || desc->head_dim > 256)
     return sptx_fail(error, SPTX_CODE_UNSUPPORTED,
                      "head_dim is %" PRId64 "; it must be a multiple of 8 from 16 to 256", desc->head_dim);
-  if (desc->flags & SPTX_TUNE)
-    return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "this build of sptx cannot tune; leave SPTX_TUNE out");
+  if (desc->flags & SPTX_TUNE && !(desc->tune_seconds >= 0 && isfinite(desc->tune_seconds)))
+    return sptx_fail(error, SPTX_CODE_INVALID_ARGUMENT,
+                     "desc.tune_seconds is %g; with SPTX_TUNE it must be a number of seconds from 0 on",
+                     desc->tune_seconds);
   return SPTX_CODE_OK;
 }
 
@@ -173,19 +176,17 @@ static enum sptx_code create_on_device(sptx_attention *attention, const sptx_com
       .cache = &cache,
   };
   sptx_recalled recalled;
+  enum sptx_code code = SPTX_CODE_OK;
   if (schedules)
     memcpy(request.schedules, schedules, sizeof request.schedules);
   else
     sptx_recall(context, &request, &recalled);
-  enum sptx_code code = context->kind->create(context->device, &request, &attention->device_attention, error);
+  if (!schedules && desc->flags & SPTX_TUNE)
+    code = sptx_tune_in_place(context, &request, desc->tune_seconds, &recalled, error);
+  if (code == SPTX_CODE_OK)
+    code = context->kind->create(context->device, &request, &attention->device_attention, error);
   free(cache.directory);
   return code;
-}
-
-static double seconds_now(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
 sptx_status sptx_attention_create_scheduled(sptx_context *ctx, const sptx_pattern *pattern,
@@ -199,7 +200,7 @@ sptx_status sptx_attention_create_scheduled(sptx_context *ctx, const sptx_patter
   if (!pattern || !desc)
     return sptx_context_refuse(ctx, SPTX_CODE_INVALID_ARGUMENT, "%s is NULL; it is needed",
                                pattern ? "desc" : "pattern");
-  double start = seconds_now();
+  double start = sptx_now();
   sptx_error error = {0};
   sptx_compilation compilation = {.pattern = pattern, .step = (size_t)desc->step};
   sptx_attention *created = calloc(1, sizeof *created);
@@ -214,7 +215,7 @@ sptx_status sptx_attention_create_scheduled(sptx_context *ctx, const sptx_patter
   SPTX_TRY_GOTO(check_slopes(desc, &error), done);
   SPTX_TRY_GOTO(sptx_compile(&compilation, SPTX_STAGE_LOWER, &error), done);
   SPTX_TRY_GOTO(create_on_device(created, &compilation, desc, schedules, &error), done);
-  created->create_seconds = seconds_now() - start;
+  created->create_seconds = sptx_now() - start;
 done:
   sptx_compilation_clear(&compilation);
   if (code != SPTX_CODE_OK) {

@@ -62,7 +62,7 @@ static int open_directory(const char *path) {
 }
 
 /* mkdir -p; the XDG base directory specification asks for mode 0700. */
-static void make_directories(const char *path) {
+void sptx_make_directories(const char *path) {
   char *prefix = strdup(path);
   if (!prefix)
     return;
@@ -165,7 +165,7 @@ bool sptx_cache_store(const sptx_cache *cache, sptx_cache_key key, const char *k
     return false;
   int directory = open_directory(cache->directory);
   if (directory < 0 && errno == ENOENT) {
-    make_directories(cache->directory);
+    sptx_make_directories(cache->directory);
     directory = open_directory(cache->directory);
   }
   if (directory < 0)

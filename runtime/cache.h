@@ -29,4 +29,7 @@ void *sptx_cache_load(const sptx_cache *cache, sptx_cache_key key, const char *k
 bool sptx_cache_store(const sptx_cache *cache, sptx_cache_key key, const char *kind, const void *data,
                       size_t size);
 
+/* Creates a directory and those above it, private to the user; what fails shows when it is used. */
+void sptx_make_directories(const char *path);
+
 #endif

@@ -2,6 +2,7 @@
  * it come from monotonic clocks; no row depends on the time of day. */
 #include "runtime/wisdom.h"
 
+#include "runtime/cache.h"
 #include <math.h>
 #include <pthread.h>
 #include <sqlite3.h>
@@ -26,6 +27,8 @@ static const char create_sql[] =
     " device TEXT NOT NULL, generator INTEGER NOT NULL, schedule TEXT NOT NULL,"
     " best_ms REAL NOT NULL CHECK (best_ms > 0), default_ms REAL NOT NULL,"
     " PRIMARY KEY (piece, shape, element, pass, device, generator)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS rates (device TEXT PRIMARY KEY, flops REAL NOT NULL, copy REAL NOT NULL,"
+    " exp REAL NOT NULL, launch REAL NOT NULL, threads INTEGER NOT NULL) WITHOUT ROWID;"
     "PRAGMA application_id = 1936749688;" /* APPLICATION_ID in decimal: pragmas take no parameters */
     "PRAGMA user_version = 1;"            /* LAYOUT_VERSION */
     "COMMIT;";
@@ -103,7 +106,18 @@ static int open_immutable(const char *path, sqlite3 **database) {
   return result;
 }
 
+static void make_parent(const char *path) {
+  char *parent = strdup(path), *slash = parent ? strrchr(parent, '/') : NULL;
+  if (slash && slash > parent) {
+    *slash = '\0';
+    sptx_make_directories(parent);
+  }
+  free(parent);
+}
+
 static enum sptx_code open_database(sptx_wisdom *wisdom, enum sptx_wisdom_mode mode, sptx_error *error) {
+  if (mode == SPTX_WISDOM_WRITE)
+    make_parent(wisdom->path);
   int flags = SQLITE_OPEN_FULLMUTEX |
               (mode == SPTX_WISDOM_WRITE ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE : SQLITE_OPEN_READONLY);
   int result = sqlite3_open_v2(wisdom->path, &wisdom->database, flags, NULL);
@@ -211,6 +225,47 @@ enum sptx_code sptx_wisdom_record(sptx_wisdom *wisdom, const sptx_wisdom_entry *
     result = sqlite3_bind_double(statement, 8, entry->best_ms);
   if (result == SQLITE_OK)
     result = sqlite3_bind_double(statement, 9, entry->default_ms);
+  if (result == SQLITE_OK)
+    result = sqlite3_step(statement);
+  if (result != SQLITE_DONE)
+    code = fail(wisdom, result, "write", error);
+  sqlite3_finalize(statement);
+  pthread_mutex_unlock(&wisdom->lock);
+  return code;
+}
+
+void sptx_wisdom_find_rates(sptx_wisdom *wisdom, const char *device, sptx_rates *rates, bool *found) {
+  pthread_mutex_lock(&wisdom->lock);
+  sqlite3_stmt *statement = NULL;
+  int result = sqlite3_prepare_v2(wisdom->database,
+                                  "SELECT flops, copy, exp, launch, threads FROM rates WHERE device = ?", -1,
+                                  &statement, NULL);
+  if (result == SQLITE_OK)
+    result = sqlite3_bind_text(statement, 1, device, -1, SQLITE_STATIC);
+  *found = result == SQLITE_OK && sqlite3_step(statement) == SQLITE_ROW;
+  if (*found)
+    *rates = (sptx_rates){.flops = sqlite3_column_double(statement, 0),
+                          .copy = sqlite3_column_double(statement, 1),
+                          .exp = sqlite3_column_double(statement, 2),
+                          .launch = sqlite3_column_double(statement, 3),
+                          .threads = sqlite3_column_int(statement, 4)};
+  *found = *found && rates->flops > 0 && rates->copy > 0 && rates->exp > 0 && rates->threads > 0;
+  sqlite3_finalize(statement);
+  pthread_mutex_unlock(&wisdom->lock);
+}
+
+enum sptx_code sptx_wisdom_record_rates(sptx_wisdom *wisdom, const char *device, const sptx_rates *rates,
+                                        sptx_error *error) {
+  enum sptx_code code = SPTX_CODE_OK;
+  pthread_mutex_lock(&wisdom->lock);
+  sqlite3_stmt *statement = NULL;
+  int result = sqlite3_prepare_v2(wisdom->database, "INSERT OR REPLACE INTO rates VALUES (?, ?, ?, ?, ?, ?)",
+                                  -1, &statement, NULL);
+  if (result == SQLITE_OK)
+    result = sqlite3_bind_text(statement, 1, device, -1, SQLITE_STATIC);
+  const double values[] = {rates->flops, rates->copy, rates->exp, rates->launch, rates->threads};
+  for (int k = 0; k < 5 && result == SQLITE_OK; k++)
+    result = sqlite3_bind_double(statement, k + 2, values[k]);
   if (result == SQLITE_OK)
     result = sqlite3_step(statement);
   if (result != SQLITE_DONE)

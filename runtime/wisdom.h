@@ -4,6 +4,7 @@
 #ifndef SPTX_RUNTIME_WISDOM_H
 #define SPTX_RUNTIME_WISDOM_H
 
+#include "gen/rates.h"
 #include "patterns/error.h"
 #include <stdbool.h>
 #include <stddef.h>
@@ -60,5 +61,11 @@ enum sptx_code sptx_wisdom_import(sptx_wisdom *wisdom, const char *text, size_t 
 enum sptx_code sptx_wisdom_begin(sptx_wisdom *wisdom, sptx_error *error);
 enum sptx_code sptx_wisdom_commit(sptx_wisdom *wisdom, sptx_error *error);
 void sptx_wisdom_rollback(sptx_wisdom *wisdom);
+
+/* The ceilings of a device, measured once and kept beside the schedules. *found is false, too, where the
+ * database cannot be read. */
+void sptx_wisdom_find_rates(sptx_wisdom *wisdom, const char *device, sptx_rates *rates, bool *found);
+enum sptx_code sptx_wisdom_record_rates(sptx_wisdom *wisdom, const char *device, const sptx_rates *rates,
+                                        sptx_error *error);
 
 #endif

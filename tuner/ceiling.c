@@ -1,18 +1,15 @@
-/* Measures the machine's GEMM rate: OpenBLAS sgemm of fixed size on a given number of threads. */
+/* Measures the machine's GEMM rate (OpenBLAS sgemm of fixed size), the rate of copies beyond the caches and
+ * that of exponentials in registers, on a given number of threads. */
 #include "tuner/ceiling.h"
 #include <cblas.h>
+#include <math.h>
+#include <stdint.h>
 #include <stdlib.h>
-#include <time.h>
+#include <string.h>
 
 struct sptx_gemm {
   float *a, *b, *c;
 };
-
-double sptx_now(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
 
 enum sptx_code sptx_gemm_create(int threads, sptx_gemm **gemm, sptx_error *error) {
   const size_t count = (size_t)SPTX_GEMM_SIZE * SPTX_GEMM_SIZE;
@@ -48,4 +45,84 @@ double sptx_gemm_run(sptx_gemm *gemm) {
 
 double sptx_gemm_operations(void) {
   return 2.0 * SPTX_GEMM_SIZE * SPTX_GEMM_SIZE * SPTX_GEMM_SIZE;
+}
+
+enum { EXPS = 4096, EXP_ROUNDS = 2048, COPY_BYTES = 64 << 20, TRIES = 5 };
+
+typedef float floats __attribute__((vector_size(64)));
+typedef int32_t ints __attribute__((vector_size(64)));
+
+/* values = -2^values / 2 for -100 < value <= 0, as the kernels compute it: the fraction by a polynomial, the
+ * rest into the exponent. */
+__attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512"))) static void
+exponentials_of(floats *values, int count) {
+  const float rounding = 12582912; /* 1.5 * 2^23: adding it leaves the integer in the last bits */
+  for (int k = 0; k < count; k++) {
+    floats shifted = values[k] + rounding, f = values[k] - (shifted - rounding);
+    floats power =
+        1 + f * (0.693147f + f * (0.240227f + f * (0.0555041f + f * (0.00961813f + f * 0.00133336f))));
+    values[k] = -0.5f * (floats)((ints)power + ((ints)shifted << 23));
+  }
+}
+
+/* Seconds that all threads together take for EXP_ROUNDS * EXPS exponentials each. */
+static double exponentials(int threads) {
+  double start = sptx_now();
+#pragma omp parallel num_threads(threads)
+  {
+    floats values[EXPS / 16];
+    for (int k = 0; k < EXPS / 16; k++)
+      values[k] = (floats){0} - (float)k / EXPS;
+    for (int round = 0; round < EXP_ROUNDS; round++) {
+      exponentials_of(values, EXPS / 16);
+      __asm__ volatile("" : : "r"(values) : "memory"); /* the rounds must not be merged */
+    }
+  }
+  return sptx_now() - start;
+}
+
+static double copy(char *to, const char *from, int threads) {
+  double start = sptx_now();
+#pragma omp parallel for num_threads(threads)
+  for (int t = 0; t < threads; t++) {
+    size_t begin = (size_t)COPY_BYTES / (size_t)threads * (size_t)t, size = COPY_BYTES / (size_t)threads;
+    memcpy(to + begin, from + begin, size);
+  }
+  return sptx_now() - start;
+}
+
+/* An empty parallel loop: what each launch costs before it starts. */
+static double launch(int threads) {
+  enum { LOOPS = 200 };
+  volatile int done = 0;
+  double start = sptx_now();
+  for (int k = 0; k < LOOPS; k++) {
+#pragma omp parallel num_threads(threads)
+    (void)done;
+  }
+  return (sptx_now() - start) / LOOPS;
+}
+
+enum sptx_code sptx_ceiling_measure(int threads, sptx_rates *rates, sptx_error *error) {
+  sptx_gemm *gemm = NULL;
+  char *memory = calloc(2, COPY_BYTES);
+  if (!memory)
+    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "not enough memory to measure the rate of copies");
+  enum sptx_code code = sptx_gemm_create(threads, &gemm, error);
+  double product = INFINITY, copying = INFINITY, exps = INFINITY, launching = INFINITY;
+  for (int k = 0; k < TRIES && code == SPTX_CODE_OK; k++) {
+    exps = fmin(exps, exponentials(threads));
+    copying = fmin(copying, copy(memory + COPY_BYTES, memory, threads));
+    launching = fmin(launching, launch(threads));
+  }
+  for (int k = 0; k < TRIES && code == SPTX_CODE_OK; k++) /* last: OpenBLAS's threads go on spinning */
+    product = fmin(product, sptx_gemm_run(gemm));
+  *rates = (sptx_rates){.flops = sptx_gemm_operations() / product,
+                        .copy = 2.0 * COPY_BYTES / copying,
+                        .exp = (double)threads * EXPS * EXP_ROUNDS / exps,
+                        .launch = launching,
+                        .threads = threads};
+  sptx_gemm_free(gemm);
+  free(memory);
+  return code;
 }

@@ -4,23 +4,24 @@
 #include "tuner/trial.h"
 
 #include "runtime/attention.h"
-#include "tuner/ceiling.h"
+#include "runtime/clock.h"
+#include "tuner/bench_device.h"
 #include "tuner/element.h"
-#include "tuner/statistics.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_SAMPLES = 64, FEWEST_SAMPLES = 3 };
+enum { FEWEST_SAMPLES = 2 };
 
 struct sptx_trial_state {
   sptx_bench_request shape; /* with the passes that are needed */
   sptx_context *context;
   sptx_pattern *pattern;
   sptx_attention **attentions; /* one for each candidate; NULL: not tried yet */
-  sptx_bench_tensors tensors;
-  sptx_bench_tensors expected; /* copies of what the default wrote */
+  sptx_bench_device *device;
+  sptx_bench_tensors tensors, placed; /* on the host and on the device */
+  sptx_bench_tensors expected;        /* copies of what the default wrote */
 };
 
 static enum sptx_code check_status(sptx_status status, const sptx_context *context, sptx_error *error) {
@@ -45,16 +46,17 @@ static sptx_status create(const sptx_trial *trial, int candidate, sptx_attention
 }
 
 static sptx_status run_forward(const sptx_trial *trial, const sptx_attention *attention) {
-  const sptx_bench_tensors *t = &trial->state->tensors;
-  return sptx_attention_forward(attention, t->q, t->k, t->v, t->o, t->lse, NULL);
+  const sptx_bench_tensors *t = &trial->state->placed;
+  void *stream = sptx_bench_device_stream(trial->state->device);
+  return sptx_attention_forward(attention, t->q, t->k, t->v, t->o, t->lse, stream);
 }
 
 static sptx_status run_pass(const sptx_trial *trial, const sptx_attention *attention) {
-  const sptx_bench_tensors *t = &trial->state->tensors;
+  const sptx_bench_tensors *t = &trial->state->placed;
   if (trial->pass == SPTX_PASS_FORWARD)
     return run_forward(trial, attention);
   return sptx_attention_backward(attention, t->q, t->k, t->v, t->o, t->lse, t->d_o, t->d_q, t->d_k, t->d_v,
-                                 NULL);
+                                 sptx_bench_device_stream(trial->state->device));
 }
 
 /* An output of a pass: where it is, and how many elements. */
@@ -114,6 +116,7 @@ static enum sptx_code make_expected(sptx_trial *trial, sptx_attention *attention
   SPTX_TRY(check_status(run_forward(trial, attention), state->context, error));
   if (trial->pass == SPTX_PASS_BACKWARD)
     SPTX_TRY(check_status(run_pass(trial, attention), state->context, error));
+  SPTX_TRY(sptx_bench_fetch(state->device, &state->shape, &state->placed, &state->tensors, error));
   SPTX_TRY(sptx_bench_verify(&state->shape, trial->step, &state->tensors, &check, error));
   if (!sptx_bench_is_exact(&state->shape, &check))
     return sptx_fail(
@@ -141,31 +144,45 @@ static enum sptx_code start(sptx_trial *trial, sptx_error *error) {
   const sptx_bench_request *shape = &state->shape;
   SPTX_TRY(check_status(sptx_context_create(&state->context, shape->device), NULL, error));
   SPTX_TRY(check_status(sptx_context_set_threads(state->context, shape->threads), state->context, error));
+  /* What loses is not worth keeping, and the winner's compilation must be part of its measure. */
+  SPTX_TRY(check_status(sptx_context_set_cache(state->context, NULL), state->context, error));
   SPTX_TRY(check_status(sptx_pattern_load(state->context, shape->pattern_path, shape->params,
                                           shape->param_count, &state->pattern),
                         state->context, error));
   SPTX_TRY(sptx_bench_tensors_create(shape, &state->tensors, error));
+  SPTX_TRY(sptx_bench_device_open(shape->device, &state->device, error));
+  SPTX_TRY(sptx_bench_place(state->device, shape, &state->tensors, &state->placed, error));
   SPTX_TRY(check_status(create(trial, 0, &state->attentions[0]), state->context, error));
   return make_expected(trial, state->attentions[0], error);
+}
+
+/* Runs the candidate once on poisoned outputs and brings the results to the host. */
+static enum sptx_code run_once(sptx_trial *trial, int candidate, sptx_error *error) {
+  struct sptx_trial_state *state = trial->state;
+  output outputs[3];
+  SPTX_TRY(check_status(create(trial, candidate, &state->attentions[candidate]), state->context, error));
+  for (int k = list_outputs(trial, outputs) - 1; k >= 0; k--)
+    memset(*slot(&state->tensors, &outputs[k]), 0xff, bytes_of(trial, &outputs[k])); /* NaN in every type */
+  sptx_bench_unplace(state->device, &state->placed);
+  SPTX_TRY(sptx_bench_place(state->device, &state->shape, &state->tensors, &state->placed, error));
+  SPTX_TRY(check_status(run_pass(trial, state->attentions[candidate]), state->context, error));
+  return sptx_bench_fetch(state->device, &state->shape, &state->placed, &state->tensors, error);
 }
 
 /* Compiles a candidate and compares its result. False, with the reason, when it is not to be used. */
 static bool admit(sptx_trial *trial, int candidate, char reason[160]) {
   struct sptx_trial_state *state = trial->state;
   sptx_bench_check check = {0};
+  sptx_error error = {0};
   output outputs[3];
-  if (create(trial, candidate, &state->attentions[candidate]) != SPTX_OK) {
-    snprintf(reason, 160, "%s", sptx_last_error(state->context));
-    return false;
-  }
-  int count = list_outputs(trial, outputs);
-  for (int k = 0; k < count; k++)
-    memset(*slot(&state->tensors, &outputs[k]), 0xff, bytes_of(trial, &outputs[k])); /* NaN in every type */
-  if (run_pass(trial, state->attentions[candidate]) != SPTX_OK) {
-    snprintf(reason, 160, "%s", sptx_last_error(state->context));
+  if (run_once(trial, candidate, &error) != SPTX_CODE_OK) {
+    snprintf(reason, 160, "%.159s", error.message);
     return false;
   }
   double worst = 0;
+  int count = list_outputs(trial, outputs);
+  if (trial->spoil)
+    sptx_element_set(state->shape.dtype, *slot(&state->tensors, &outputs[0]), 0, 1e3);
   for (int k = 0; k < count; k++)
     worst = fmax(worst, difference(trial, &outputs[k]));
   check.forward_error = worst;
@@ -175,19 +192,29 @@ static bool admit(sptx_trial *trial, int candidate, char reason[160]) {
   return false;
 }
 
-/* The median of single calls until the time is used up. */
+/* One call, for sptx_bench_time. */
+typedef struct timed_call {
+  const sptx_trial *trial;
+  const sptx_attention *attention;
+} timed_call;
+
+static enum sptx_code call(void *argument, sptx_error *error) {
+  const timed_call *timed = argument;
+  return check_status(run_pass(timed->trial, timed->attention), timed->trial->state->context, error);
+}
+
+/* The shortest of single calls until the time is used up: whatever disturbs a call only adds to its time. */
 static enum sptx_code time_calls(const sptx_trial *trial, int candidate, double seconds, double *ms,
                                  sptx_error *error) {
   const struct sptx_trial_state *state = trial->state;
-  double samples[MOST_SAMPLES], begin = sptx_now();
-  int count = 0;
-  SPTX_TRY(check_status(run_pass(trial, state->attentions[candidate]), state->context, error));
-  while (count < MOST_SAMPLES && (count < FEWEST_SAMPLES || sptx_now() - begin < seconds)) {
-    double before = sptx_now();
-    SPTX_TRY(check_status(run_pass(trial, state->attentions[candidate]), state->context, error));
-    samples[count++] = 1e3 * (sptx_now() - before);
+  timed_call timed = {trial, state->attentions[candidate]};
+  double shortest = INFINITY, begin = sptx_now();
+  for (int count = 0; count < FEWEST_SAMPLES || sptx_now() - begin < seconds; count++) {
+    double one;
+    SPTX_TRY(sptx_bench_time(state->device, call, &timed, 1, &one, error));
+    shortest = fmin(shortest, one);
   }
-  *ms = sptx_median(samples, count);
+  *ms = 1e3 * shortest;
   return SPTX_CODE_OK;
 }
 
@@ -199,5 +226,10 @@ enum sptx_code sptx_trial_measure(void *user, int candidate, double seconds, dou
     SPTX_TRY(start(trial, error));
   if (!trial->state->attentions[candidate] && !admit(trial, candidate, reason))
     return SPTX_CODE_OK;
-  return time_calls(trial, candidate, seconds, ms, error);
+  sptx_error failure = {0};
+  if (time_calls(trial, candidate, seconds, ms, &failure) != SPTX_CODE_OK) {
+    *ms = 0;
+    snprintf(reason, 160, "%.159s", failure.message);
+  }
+  return SPTX_CODE_OK;
 }

@@ -14,6 +14,7 @@ typedef struct sptx_trial {
   enum sptx_pass pass;
   const sptx_schedule *schedules; /* count, the default first */
   int count;
+  bool spoil; /* test switch: the next candidate's result is changed before it is compared */
   struct sptx_trial_state *state; /* made by the first measurement and kept until the process ends */
 } sptx_trial;
 

@@ -3,8 +3,7 @@
 #include "tuner/tune.h"
 
 #include "gen/compile.h"
-#include "gen/x86/kernel.h"
-#include "runtime/device.h"
+#include "gen/problem.h"
 #include "runtime/wisdom_key.h"
 #include "tuner/trial.h"
 #include "tuner/worker.h"
@@ -45,67 +44,25 @@ static enum sptx_code lower(const sptx_tune_request *request, sptx_override **ov
   return sptx_compile(compilation, SPTX_STAGE_LOWER, error);
 }
 
-/* The expected cost of a schedule over all heads; pieces of one head run one after the other. */
-static double expected(const sptx_compilation *compilation, const sptx_x86_schedule *schedule) {
-  double cycles = 0;
-  for (int64_t head = 0; head < compilation->problem.heads; head++) {
-    const sptx_piece_list *list = &compilation->lists[compilation->instance.class_of_head[head]];
-    for (int k = 0; k < list->count; k++)
-      cycles += sptx_x86_schedule_cost(schedule, &compilation->problem, &list->pieces[k]);
-  }
-  return cycles;
-}
-
-static bool fits_all_pieces(const sptx_compilation *compilation, const sptx_x86_schedule *schedule) {
-  for (int c = 0; c < compilation->instance.class_count; c++)
-    for (int k = 0; k < compilation->lists[c].count; k++)
-      if (sptx_x86_schedule_check(schedule, &compilation->lists[c].pieces[k], NULL) != SPTX_CODE_OK)
-        return false;
-  return true;
-}
-
-static void add_candidate(const sptx_compilation *compilation, const sptx_x86_schedule *schedule,
-                          sptx_tune_result *result) {
-  for (int k = 1; k < result->search.count; k++)
-    if (memcmp(&result->schedules[k].x86, schedule, sizeof *schedule) == 0)
-      return;
-  if (result->search.count == SPTX_TUNE_MOST || !fits_all_pieces(compilation, schedule))
-    return;
-  int at = result->search.count++;
-  result->schedules[at].x86 = *schedule;
-  result->candidates[at].predicted_ms = 1e-6 * expected(compilation, schedule);
-}
-
-/* The union of the pieces' spaces over the instruction sets of this machine, the default (all zeros but the
- * instruction set: each piece by its own choice) first. */
 static enum sptx_code make_space(const sptx_tune_request *request, const sptx_compilation *compilation,
                                  sptx_tune_result *result, sptx_error *error) {
-  result->schedules = calloc(SPTX_TUNE_MOST, sizeof *result->schedules);
-  result->candidates = calloc(SPTX_TUNE_MOST, sizeof *result->candidates);
-  sptx_x86_schedule *space = calloc(SPTX_TUNE_MOST, sizeof *space);
-  if (!result->schedules || !result->candidates || !space) {
-    free(space);
-    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "not enough memory for %d candidates", SPTX_TUNE_MOST);
+  const sptx_space_subject subject = {.problem = &compilation->problem,
+                                      .pass = request->pass,
+                                      .lists = compilation->lists,
+                                      .class_count = compilation->instance.class_count,
+                                      .class_of_head = compilation->instance.class_of_head,
+                                      .family = request->device->family,
+                                      .ptx = request->device->ptx};
+  SPTX_TRY(sptx_space_make(&subject, request->rates, &result->space, error));
+  result->candidates = calloc((size_t)result->space.count, sizeof *result->candidates);
+  if (!result->candidates)
+    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "not enough memory for %d candidates",
+                     result->space.count);
+  for (int k = 0; k < result->space.count; k++) {
+    result->candidates[k].predicted_ms = result->space.expected_ms[k];
+    sptx_schedule_numbers(result->family, &result->space.schedules[k], result->candidates[k].traits);
   }
-  result->search.count = 1;
-  result->schedules[0].x86.isa = sptx_x86_host_isa();
-  for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AMX; isa++) {
-    if (!sptx_x86_isa_available((enum sptx_isa)isa))
-      continue;
-    for (int c = 0; c < compilation->instance.class_count; c++)
-      for (int k = 0; k < compilation->lists[c].count; k++) {
-        int found =
-            sptx_x86_schedule_space(&compilation->problem, request->pass, &compilation->lists[c].pieces[k],
-                                    (enum sptx_isa)isa, space, SPTX_TUNE_MOST);
-        for (int s = 0; s < found; s++)
-          add_candidate(compilation, &space[s], result);
-      }
-  }
-  free(space);
-  double least = INFINITY;
-  for (int k = 1; k < result->search.count; k++)
-    least = fmin(least, result->candidates[k].predicted_ms);
-  result->candidates[0].predicted_ms = isinf(least) ? 1 : least;
+  result->search.count = result->space.count;
   return SPTX_CODE_OK;
 }
 
@@ -130,83 +87,110 @@ static int64_t count_pairs(const sptx_compilation *compilation) {
   return pairs * compilation->problem.batch;
 }
 
+/* The caller's progress has a user of its own; the search's is the worker. */
+typedef struct bridge {
+  sptx_worker *worker;
+  const sptx_tune_request *request;
+} bridge;
+
+static enum sptx_code measure(void *user, int candidate, double seconds, double *ms, char reason[160],
+                              sptx_error *error) {
+  return sptx_worker_measure(((bridge *)user)->worker, candidate, seconds, ms, reason, error);
+}
+
+static bool progress(void *user, const sptx_search *search) {
+  const sptx_tune_request *request = ((bridge *)user)->request;
+  return !request->progress || request->progress(request->user, search);
+}
+
 static enum sptx_code search(const sptx_tune_request *request, sptx_tune_result *result, sptx_error *error) {
   sptx_trial trial = {.shape = request->shape,
                       .step = request->step,
                       .pass = request->pass,
-                      .schedules = result->schedules,
-                      .count = result->search.count};
-  sptx_worker *worker;
-  SPTX_TRY(sptx_worker_create(sptx_trial_measure, &trial, patience_seconds, &worker, error));
+                      .schedules = result->space.schedules,
+                      .count = result->space.count};
+  bridge b = {.request = request};
+  SPTX_TRY(sptx_worker_create(sptx_trial_measure, &trial, patience_seconds, &b.worker, error));
   result->search.candidates = result->candidates;
   result->search.budget_seconds = request->budget_seconds;
   result->search.share = request->share;
-  result->search.measure = sptx_worker_measure;
-  result->search.progress = request->progress;
-  result->search.user = worker;
+  result->search.measure = measure;
+  result->search.progress = progress;
+  result->search.user = &b;
   enum sptx_code code = sptx_search_run(&result->search, error);
-  sptx_worker_free(worker);
+  sptx_worker_free(b.worker);
   result->search.user = NULL;
   return code;
 }
 
+static enum sptx_code make_key(const sptx_tune_request *request, const sptx_compilation *compilation,
+                               sptx_tune_result *result, sptx_error *error) {
+  sptx_wisdom_texts texts;
+  snprintf(result->device, sizeof result->device, "%s", request->device->text);
+  SPTX_TRY(sptx_wisdom_key_make(&compilation->problem, request->pass, compilation->lists,
+                                compilation->instance.class_count, result->device, &texts, error));
+  snprintf(result->key_piece, sizeof result->key_piece, "%s", texts.piece);
+  snprintf(result->key_shape, sizeof result->key_shape, "%s", texts.shape);
+  result->element = texts.key.element;
+  return SPTX_CODE_OK;
+}
+
 enum sptx_code sptx_tune(const sptx_tune_request *request, sptx_tune_result *result, sptx_error *error) {
-  *result = (sptx_tune_result){.family = SPTX_FAMILY_X86};
-  if (strncmp(request->shape->device, "cuda", 4) == 0)
-    return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "tuning runs on the CPU only; %s uses default schedules",
-                     request->shape->device);
+  *result = (sptx_tune_result){.family = request->device->family, .pass = request->pass};
   sptx_override *overrides = NULL;
   sptx_compilation compilation = {0};
-  enum sptx_code code = lower(request, &overrides, &compilation, error);
-  if (code == SPTX_CODE_OK)
-    code = make_space(request, &compilation, result, error);
-  if (code == SPTX_CODE_OK) {
-    name_pieces(&compilation, result->piece, sizeof result->piece);
-    result->useful_pairs = count_pairs(&compilation);
-    code = search(request, result, error);
-  }
+  enum sptx_code code;
+  SPTX_TRY_GOTO(lower(request, &overrides, &compilation, error), done);
+  SPTX_TRY_GOTO(make_key(request, &compilation, result, error), done);
+  SPTX_TRY_GOTO(make_space(request, &compilation, result, error), done);
+  name_pieces(&compilation, result->piece, sizeof result->piece);
+  result->useful_pairs = count_pairs(&compilation);
+  code = search(request, result, error);
+done:
   sptx_compilation_clear(&compilation);
   free(overrides);
   return code;
 }
 
 void sptx_tune_result_clear(sptx_tune_result *result) {
-  free(result->schedules);
+  sptx_space_clear(&result->space);
   free(result->candidates);
   *result = (sptx_tune_result){0};
 }
 
 double sptx_tune_default_ms(const sptx_tune_result *result) {
-  return result->candidates[result->search.default_index].ms;
+  return result->search.default_ms;
 }
 
 double sptx_tune_best_ms(const sptx_tune_result *result) {
-  return result->candidates[result->search.best_index].ms;
+  return result->search.best_ms;
 }
 
-enum sptx_code sptx_tune_remember(const sptx_tune_request *request, const sptx_tune_result *result,
-                                  const char *wisdom_path, sptx_error *error) {
-  if (result->search.best_index == result->search.default_index)
-    return SPTX_CODE_OK;
-  sptx_override *overrides = NULL;
-  sptx_compilation compilation = {0};
+void sptx_tune_schedule_text(const sptx_tune_result *result, int index, char text[SPTX_TUNE_TEXT]) {
+  if (index == result->search.default_index)
+    snprintf(text, SPTX_TUNE_TEXT, "default");
+  else
+    sptx_schedule_print(result->family, &result->space.schedules[index], text, SPTX_TUNE_TEXT);
+}
+
+enum sptx_code sptx_tune_remember(const sptx_tune_result *result, const char *wisdom_path,
+                                  sptx_error *error) {
   sptx_wisdom *wisdom = NULL;
-  sptx_wisdom_texts texts;
-  char device[SPTX_WISDOM_TEXT], schedule[SPTX_WISDOM_TEXT];
-  enum sptx_code code;
-  SPTX_TRY_GOTO(lower(request, &overrides, &compilation, error), done);
-  sptx_cpu_device.describe(NULL, request->shape->threads, device, sizeof device);
-  SPTX_TRY_GOTO(sptx_wisdom_key_make(&compilation.problem, request->pass, compilation.lists,
-                                     compilation.instance.class_count, device, &texts, error),
-                done);
-  sptx_schedule_print(result->family, &result->schedules[result->search.best_index], schedule,
+  char schedule[SPTX_TUNE_TEXT];
+  if (result->search.measured < 2)
+    return SPTX_CODE_OK;
+  sptx_schedule_print(result->family, &result->space.schedules[result->search.best_index], schedule,
                       sizeof schedule);
-  sptx_wisdom_entry entry = {texts.key, schedule, sptx_tune_best_ms(result), sptx_tune_default_ms(result)};
-  SPTX_TRY_GOTO(sptx_wisdom_open(wisdom_path, SPTX_WISDOM_WRITE, &wisdom, error), done);
-  code = sptx_wisdom_record(wisdom, &entry, error);
-done:
+  const sptx_wisdom_entry entry = {.key = {.piece = result->key_piece,
+                                           .shape = result->key_shape,
+                                           .element = result->element,
+                                           .pass = sptx_pass_name(result->pass),
+                                           .device = result->device},
+                                   .schedule = schedule,
+                                   .best_ms = sptx_tune_best_ms(result),
+                                   .default_ms = sptx_tune_default_ms(result)};
+  SPTX_TRY(sptx_wisdom_open(wisdom_path, SPTX_WISDOM_WRITE, &wisdom, error));
+  enum sptx_code code = sptx_wisdom_record(wisdom, &entry, error);
   sptx_wisdom_close(wisdom);
-  sptx_compilation_clear(&compilation);
-  free(overrides);
   return code;
 }

@@ -1,29 +1,22 @@
-/* What tuning found, for people and programs: a table, one JSON object, and one self-contained HTML page. */
+/* What tuning found, for people and programs: JSON objects, a table made of them, and one self-contained HTML
+ * page. */
 #ifndef SPTX_TUNER_TUNE_REPORT_H
 #define SPTX_TUNER_TUNE_REPORT_H
 
-#include "tuner/tune.h"
+#include "tuner/tune_run.h"
+#include <cjson/cJSON.h>
 #include <stdio.h>
 
-/* One tuned pass of one step. */
-typedef struct sptx_tuned {
-  const char *step; /* "" for a pattern without steps */
-  enum sptx_pass pass;
-  sptx_tune_result result;
-} sptx_tuned;
-
-/* The machine's limits, measured in the same run, for the roofline. */
-typedef struct sptx_tune_limits {
-  double gemm_gflops, copy_gbs; /* float32 product; bytes read and written by a copy */
-} sptx_tune_limits;
-
-void sptx_tune_table(const sptx_tuned *tuned, int count, FILE *stream);
-/* An object with `results`, each {piece, step, pass, default_ms, best_ms, schedule, candidates, measured,
- * struck_out, spearman}. */
-enum sptx_code sptx_tune_json(const sptx_tuned *tuned, int count, FILE *stream, sptx_error *error);
-/* Plots for each pass: times by candidate, model against measurement, and the roofline (Williams et al.
- * 2009). */
-void sptx_tune_html(const sptx_bench_request *shape, const char *pattern, const sptx_tuned *tuned, int count,
-                    const sptx_tune_limits *limits, FILE *stream);
+/* Appends an object for each tuned pass to the array: the shape, piece, pass, default_ms, best_ms, schedule,
+ * candidates, measured, struck_out, spearman (null where nothing was ranked), the candidates that were struck
+ * out with the reason, and every measured candidate with its expected and its measured time. */
+enum sptx_code sptx_tune_json(const sptx_bench_request *shape, const sptx_tuned_list *list, cJSON *results,
+                              sptx_error *error);
+/* The winners against the default, one line for each object of such an array, then what was struck out. */
+void sptx_tune_table(const cJSON *results, FILE *stream);
+/* For each pass: time by tile size, all times, model against measurement, and the roofline (Williams et al.
+ * 2009), drawn in SVG without scripts or anything from a network. */
+void sptx_tune_html(const sptx_bench_request *shape, const sptx_tuned_list *list, const sptx_rates *rates,
+                    FILE *stream);
 
 #endif

@@ -124,8 +124,8 @@ static enum sptx_code start_process(sptx_worker *worker, sptx_error *error) {
 
 /* Whether an answer starts to come within the time. A clock that is set does not matter: poll counts by
  * itself. */
-static bool answer_comes(const sptx_worker *worker, double seconds) {
-  struct pollfd wait_for = {.fd = worker->answers, .events = POLLIN};
+static bool answer_comes(int answers, double seconds) {
+  struct pollfd wait_for = {.fd = answers, .events = POLLIN};
   int result;
   do
     result = poll(&wait_for, 1, (int)(1e3 * seconds));
@@ -150,7 +150,7 @@ enum sptx_code sptx_worker_measure(void *user, int candidate, double seconds, do
   sigaction(SIGPIPE, &ignore, &before);
   bool sent = write_all(worker->requests, &(request){candidate, seconds}, sizeof(request));
   sigaction(SIGPIPE, &before, NULL);
-  if (sent && !answer_comes(worker, seconds + worker->limit_seconds)) {
+  if (sent && !answer_comes(worker->answers, seconds + worker->limit_seconds)) {
     end_process(worker, true);
     snprintf(reason, 160, "it did not end within %.3g s", seconds + worker->limit_seconds);
     return SPTX_CODE_OK;
@@ -162,7 +162,49 @@ enum sptx_code sptx_worker_measure(void *user, int candidate, double seconds, do
   }
   memcpy(reason, result.reason, sizeof result.reason);
   *ms = result.ms;
+  if (result.ms == 0) /* what it left behind, a GPU in error, must not strike out the next one */
+    end_process(worker, true);
   if (result.error.code != SPTX_CODE_OK)
     return sptx_fail(error, result.error.code, "%s", result.error.message);
   return SPTX_CODE_OK;
+}
+
+/* The child's side of sptx_worker_once. */
+static void run_once(sptx_job job, void *user, void *result, size_t size, int answers) {
+  sptx_error error = {.code = SPTX_CODE_OK};
+  signal(SIGINT, SIG_IGN);
+  enum sptx_code code = job(user, result, &error);
+  if (code != SPTX_CODE_OK)
+    error.code = code;
+  bool sent = write_all(answers, &error, sizeof error) && write_all(answers, result, size);
+  _exit(sent ? 0 : 1);
+}
+
+enum sptx_code sptx_worker_once(sptx_job job, void *user, double limit_seconds, void *result, size_t size,
+                                sptx_error *error) {
+  int answers[2];
+  if (pipe(answers) != 0)
+    return sptx_fail(error, SPTX_CODE_IO, "cannot make a pipe to a worker: %s", strerror(errno));
+  fflush(NULL);
+  pid_t process = fork();
+  if (process == 0) {
+    close(answers[0]);
+    run_once(job, user, result, size, answers[1]);
+  }
+  close(answers[1]);
+  if (process < 0) {
+    close(answers[0]);
+    return sptx_fail(error, SPTX_CODE_IO, "cannot start a worker: %s", strerror(errno));
+  }
+  sptx_error failure = {.code = SPTX_CODE_OK};
+  bool came = answer_comes(answers[0], limit_seconds) && read_all(answers[0], &failure, sizeof failure) &&
+              read_all(answers[0], result, size);
+  close(answers[0]);
+  if (!came)
+    kill(process, SIGKILL);
+  while (waitpid(process, NULL, 0) < 0 && errno == EINTR) {
+  }
+  if (!came)
+    return sptx_fail(error, SPTX_CODE_DEVICE, "the device did not answer within %.3g s", limit_seconds);
+  return failure.code == SPTX_CODE_OK ? SPTX_CODE_OK : sptx_fail(error, failure.code, "%s", failure.message);
 }

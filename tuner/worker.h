@@ -1,11 +1,12 @@
 /* A measurement in a process of its own: a candidate that hangs, faults or takes the GPU down with it ends
  * the worker, not the tuning. One worker measures candidate after candidate and keeps what it compiled; after
- * a fault the next measurement starts a new one. The parent must not have run OpenMP loops or CUDA calls
- * before: their threads do not survive the fork. */
+ * a candidate was struck out the next measurement starts a new one. The parent must not have run OpenMP loops
+ * or CUDA calls before: their threads do not survive the fork. */
 #ifndef SPTX_TUNER_WORKER_H
 #define SPTX_TUNER_WORKER_H
 
-#include "tuner/search.h"
+#include "runtime/search.h"
+#include <stddef.h>
 
 typedef struct sptx_worker sptx_worker;
 
@@ -18,5 +19,12 @@ void sptx_worker_free(sptx_worker *worker); /* NULL is allowed */
 /* An sptx_measure whose user is the worker. */
 enum sptx_code sptx_worker_measure(void *worker, int candidate, double seconds, double *ms, char reason[160],
                                    sptx_error *error);
+
+/* Runs job in a process of its own and brings back the `size` bytes (at most PIPE_BUF, 4096) that it filled.
+ * Fails as job does, or with SPTX_CODE_DEVICE when the process ends otherwise or takes longer than the limit.
+ */
+typedef enum sptx_code (*sptx_job)(void *user, void *result, sptx_error *error);
+enum sptx_code sptx_worker_once(sptx_job job, void *user, double limit_seconds, void *result, size_t size,
+                                sptx_error *error);
 
 #endif

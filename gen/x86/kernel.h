@@ -93,7 +93,6 @@ typedef struct sptx_x86_layout {
 
 void sptx_x86_layout_of(const sptx_x86_shape *shape, sptx_x86_layout *layout);
 bool sptx_x86_uses_amx(const sptx_x86_shape *shape); /* amx.c */
-int sptx_x86_lanes(enum sptx_isa isa);
 /* Fills the zeros of a schedule for a piece. piece may be NULL (kernels that belong to no piece). */
 void sptx_x86_schedule_fill(sptx_x86_schedule *schedule, const sptx_problem *problem, enum sptx_pass pass,
                             const sptx_piece *piece);

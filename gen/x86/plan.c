@@ -54,7 +54,7 @@ static void fill_digits(const sptx_view *view, sptx_x86_params *params) {
 }
 
 /* Rows a page or more apart fall into few sets of the first-level cache: those tiles are copied. */
-static int64_t lies_badly(const sptx_view *view, int64_t row_bytes) {
+bool sptx_planner_lies_badly(const sptx_view *view, int64_t row_bytes) {
   enum { FAR_BYTES = 2048 };
   return llabs(view->inner_stride[view->inner_count - 1] * row_bytes) >= FAR_BYTES;
 }
@@ -151,13 +151,20 @@ void sptx_planner_params(const sptx_problem *problem, const sptx_piece *piece, s
   fill_view(&piece->query, &params->query_view);
   fill_view(&piece->key, &params->key_view);
   params->shared_total = sptx_view_shared_total(&piece->query);
-  params->copy_k = lies_badly(&piece->key, params->k[2]);
-  params->copy_v = lies_badly(&piece->key, params->v[2]);
+  params->copy_k = sptx_planner_lies_badly(&piece->key, params->k[2]);
+  params->copy_v = sptx_planner_lies_badly(&piece->key, params->v[2]);
   if (piece->kind == SPTX_PIECE_BAND) {
     params->lo = piece->lo;
     params->hi = piece->hi;
   }
   fill_digits(&piece->query, params);
+}
+
+void sptx_planner_copies(const sptx_x86_schedule *schedule, sptx_x86_params *params) {
+  if (!schedule->copy_rows)
+    return;
+  params->copy_k = schedule->copy_rows == 3;
+  params->copy_v = schedule->copy_rows >= 2;
 }
 
 static enum sptx_code copy_predicate(sptx_planner *planner, const sptx_piece *piece, sptx_x86_shape *shape,
@@ -280,14 +287,13 @@ static void order_pieces(sptx_planner *planner, const sptx_piece_list *list, con
 
 /* How many neighbouring tiles make one item: tiles with few keys are put together, with those of the next
  * shared values, as long as enough items are left to share out. */
-static int64_t group_tiles(const sptx_problem *problem, const sptx_x86_params *params, int64_t computed,
-                           int64_t head_count) {
+int64_t sptx_planner_group(const sptx_problem *problem, int64_t tiles, int64_t shared_total, double computed,
+                           int64_t heads) {
   enum { FEW_KEYS = 512, NEIGHBOURS = 16, ITEMS_LEFT = 64 };
-  int64_t tiles = params->tiles * params->shared_total, total = problem->batch * head_count * tiles;
-  if (computed / problem->n_q >= FEW_KEYS)
+  int64_t total = problem->batch * heads * tiles * shared_total;
+  if (computed / (double)problem->n_q >= FEW_KEYS)
     return 1;
-  return max64(1,
-               min64(total / ITEMS_LEFT, params->shared_total > 1 ? params->tiles * NEIGHBOURS : NEIGHBOURS));
+  return max64(1, min64(total / ITEMS_LEFT, shared_total > 1 ? tiles * NEIGHBOURS : NEIGHBOURS));
 }
 
 /* Where the next tile of an item finds its rows: beside these, in the next shared value, or (tiles run
@@ -322,15 +328,19 @@ static enum sptx_code plan_piece(sptx_planner *planner, const sptx_piece *piece,
   sptx_x86_params params;
   int64_t computed = 0;
   sptx_planner_params(problem, piece, &params);
+  sptx_planner_copies(&schedule, &params);
   if (decode) {
     params.shared_total = 1;
   } else {
     sptx_planner_count_tiles(problem, piece, schedule.query_tile, &params.tiles, &computed);
-    params.tile_items = group_tiles(problem, &params, computed, head_count);
+    params.tile_items = schedule.tile_items ? schedule.tile_items
+                                            : sptx_planner_group(problem, params.tiles, params.shared_total,
+                                                                 (double)computed, head_count);
     if (params.tile_items > 1)
       look_ahead(piece, schedule.query_tile, &params);
   }
-  params.copy_k = 0; /* the forward reads each row of K once a tile: a copy gains nothing */
+  if (!schedule.copy_rows)
+    params.copy_k = 0; /* the forward reads each row of K once a tile: a copy seldom gains */
   params.merge = index > 0;
   params.read_running = rounded && index > 0;
   params.write_running = rounded && index + 1 < count;

@@ -6,6 +6,7 @@
 #define SPTX_GEN_X86_PLAN_H
 
 #include "gen/kernel.h"
+#include "gen/rates.h"
 #include <llvm-c/Core.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -37,6 +38,9 @@ typedef struct sptx_x86_schedule {
   int key_tile;         /* keys between two rescalings of the accumulator */
   int register_rows;    /* rows of the register block of a micro-kernel */
   int register_vectors; /* vectors of the register block */
+  int tile_items;       /* forward: neighbouring query tiles that make one work item */
+  int copy_rows;  /* float32 rows of a tile's keys, copied together first: 1 none, 2 V's, 3 K's and V's */
+  int key_ranges; /* backward: ranges of keys, each with a dQ of its own */
 } sptx_x86_schedule;
 
 /* One parallel loop over items; launches run in order with a barrier between them. */
@@ -59,14 +63,20 @@ typedef struct sptx_x86_plan {
 enum sptx_isa sptx_x86_host_isa(void);
 /* Asks Linux for the tile registers, too, when isa is AMX: after true, this process may run its kernels. */
 bool sptx_x86_isa_available(enum sptx_isa isa);
+int sptx_x86_lanes(enum sptx_isa isa);        /* float32 lanes of its vectors */
 const char *sptx_isa_name(enum sptx_isa isa); /* "avx2", "avx512", "avx512_bf16", "amx" */
 enum sptx_code sptx_isa_from_name(const char *name, enum sptx_isa *isa, sptx_error *error);
-/* Schedules worth trying for a piece, at most capacity; returns how many. Each is complete (no zeros). */
+/* Schedules that may pay for a piece, at most capacity; returns how many. Tiles and register blocks are
+ * filled in; the other choices are left to the planner where nothing speaks for another. */
 int sptx_x86_schedule_space(const sptx_problem *problem, enum sptx_pass pass, const sptx_piece *piece,
                             enum sptx_isa isa, sptx_x86_schedule *schedules, int capacity);
-/* Expected cycles of one head's pass on one core: a guess that orders candidates. */
+/* Whether a schedule (zeros are defaults) can run a piece. */
+bool sptx_x86_schedule_fits(const sptx_x86_schedule *schedule, const sptx_problem *problem,
+                            enum sptx_pass pass, const sptx_piece *piece);
+/* Expected seconds of a pass over one piece for `heads` heads, with zeros filled in as the planner does. */
 double sptx_x86_schedule_cost(const sptx_x86_schedule *schedule, const sptx_problem *problem,
-                              const sptx_piece *piece);
+                              enum sptx_pass pass, const sptx_piece *piece, int64_t heads,
+                              const sptx_rates *rates);
 
 /* Plans one pass. lists[c] holds the pieces of class c of the instance, class_of_head as in the instance.
  * schedule may be NULL (defaults). The plan copies what it needs from the pieces. */

@@ -31,18 +31,22 @@ static int64_t kv_heads_of(const sptx_problem *problem, const int64_t *heads, in
   return units;
 }
 
-static int64_t piece_chunks(const sptx_problem *problem, const sptx_piece *piece, const int64_t *heads,
-                            int64_t count) {
-  int64_t items = problem->batch * kv_heads_of(problem, heads, count) * sptx_view_shared_total(&piece->query);
-  return chunk_count(longest_keys(problem, piece), items);
+int64_t sptx_planner_ranges(const sptx_x86_schedule *schedule, const sptx_problem *problem,
+                            const sptx_piece *piece, int64_t kv_heads) {
+  int64_t keys = longest_keys(problem, piece);
+  if (schedule->key_ranges)
+    return max64(1, min64(schedule->key_ranges, keys / FEWEST_KEYS));
+  return chunk_count(keys, problem->batch * kv_heads * sptx_view_shared_total(&piece->query));
 }
 
 static enum sptx_code count_class(sptx_planner *planner, const sptx_piece_list *list, const int64_t *heads,
                                   int64_t head_count, sptx_error *error) {
+  const sptx_problem *problem = &planner->data->problem;
   (void)error;
   for (int k = 0; k < list->count; k++)
     planner->chunks =
-        max64(planner->chunks, piece_chunks(&planner->data->problem, &list->pieces[k], heads, head_count));
+        max64(planner->chunks, sptx_planner_ranges(&planner->schedule, problem, &list->pieces[k],
+                                                   kv_heads_of(problem, heads, head_count)));
   return SPTX_CODE_OK;
 }
 
@@ -100,7 +104,8 @@ static enum sptx_code plan_class(sptx_planner *planner, const sptx_piece_list *l
     }
     params.delta = gradients->delta;
     params.d_q_partial = gradients->d_q_partial;
-    params.chunks = piece_chunks(problem, piece, heads, head_count);
+    sptx_planner_copies(&schedule, &params);
+    params.chunks = sptx_planner_ranges(&schedule, problem, piece, kv_heads_of(problem, heads, head_count));
     params.chunk_keys = ceil_div(ceil_div(longest_keys(problem, piece), params.chunks), SPTX_GENERIC_TILE) *
                         SPTX_GENERIC_TILE;
     planner->data->plan.useful_pairs += piece->pairs * head_count * problem->batch;

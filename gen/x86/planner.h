@@ -27,12 +27,28 @@ void sptx_planner_count_tiles(const sptx_problem *problem, const sptx_piece *pie
 
 /* What every block holds: sizes, strides, and when piece is not NULL its views and bounds. */
 void sptx_planner_params(const sptx_problem *problem, const sptx_piece *piece, sptx_x86_params *params);
+/* The cheapest register block of whole vectors that divides a query tile; false where none does. */
+bool sptx_x86_best_block(int lanes, int query_tile, int *rows, int *vectors);
+/* Fills the zeros among tiles and register block with what the cost model expects most of; leaves the
+ * schedule as it is where nothing fits. */
+void sptx_x86_best_tiles(sptx_x86_schedule *schedule, const sptx_problem *problem, enum sptx_pass pass,
+                         const sptx_piece *piece);
+/* Replaces the choice of what is copied by the schedule's, where it has one. */
+void sptx_planner_copies(const sptx_x86_schedule *schedule, sptx_x86_params *params);
+/* The ranges of keys that the backward splits a piece into, for a class of heads. */
+int64_t sptx_planner_ranges(const sptx_x86_schedule *schedule, const sptx_problem *problem,
+                            const sptx_piece *piece, int64_t kv_heads);
+/* Whether rows of a view lie so far apart that they fall into few sets of the first-level cache. */
+bool sptx_planner_lies_badly(const sptx_view *view, int64_t row_bytes);
 /* Appends a launch of batch * units * shared_total * tiles * chunks items. piece and its lists may be NULL.
  */
 enum sptx_code sptx_planner_add(sptx_planner *planner, enum sptx_x86_family family, const sptx_piece *piece,
                                 const sptx_x86_schedule *schedule, const sptx_x86_params *params,
                                 const int64_t *heads, int64_t head_count, int64_t unit_heads,
                                 sptx_error *error);
+/* Neighbouring query tiles that the forward puts into one item: computed counts the pairs of one head. */
+int64_t sptx_planner_group(const sptx_problem *problem, int64_t tiles, int64_t shared_total, double computed,
+                           int64_t heads);
 /* How many keys the queries first..last of a band have together, of those below key_end. */
 int64_t sptx_planner_band_keys(const sptx_piece *piece, int64_t first, int64_t last, int64_t key_end);
 

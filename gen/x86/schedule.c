@@ -5,25 +5,7 @@
 
 #include <string.h>
 
-/* Register blocks: rows * vectors sums, one vector of B for each column and a broadcast must fit the file
- * (16 registers with AVX2, else 32). One row for each block that is offered. */
-typedef struct sptx_register_block {
-  int lanes, rows, vectors;
-  double cost; /* cycles per multiply-add of one vector, relative to the best block */
-} sptx_register_block;
-
-static const sptx_register_block blocks[] = {
-    {16, 6, 4, 1.00},  {16, 8, 3, 1.02}, {16, 12, 2, 1.10},
-    {16, 16, 1, 1.45}, {8, 6, 2, 1.00},  {8, 8, 1, 1.50},
-};
-enum { BLOCK_COUNT = sizeof blocks / sizeof *blocks };
-
-static const sptx_register_block *find_block(int lanes, int query_tile) {
-  for (int k = 0; k < BLOCK_COUNT; k++)
-    if (blocks[k].lanes == lanes && query_tile % (lanes * blocks[k].vectors) == 0)
-      return &blocks[k];
-  return NULL;
-}
+enum { MOST_RANGES = 64 };
 
 /* Keys of queries x .. x + count - 1 (bounds are monotonic), and of one shared value. */
 int64_t sptx_planner_band_keys(const sptx_piece *piece, int64_t first, int64_t last, int64_t key_end) {
@@ -32,69 +14,20 @@ int64_t sptx_planner_band_keys(const sptx_piece *piece, int64_t first, int64_t l
   return max64(0, min64(high, key_end) - max64(low, 0));
 }
 
-/* Expected cycles of one head's forward, from a sample of its tiles: products, the softmax's share for each
- * pair, packing for each query, and a fixed part for each tile. */
-double sptx_x86_schedule_cost(const sptx_x86_schedule *schedule, const sptx_problem *problem,
-                              const sptx_piece *piece) {
-  enum { SAMPLES = 64, TILE_CYCLES = 1500, QUERY_CYCLES = 40 };
-  int lanes = sptx_x86_lanes(schedule->isa), tile = schedule->query_tile;
-  const sptx_register_block *block = find_block(lanes, tile);
-  int64_t begin, end, key_begin, key_end, total = sptx_view_shared_total(&piece->query);
-  sptx_view_inner_range(&piece->query, 0, problem->n_k - problem->n_q, problem->n_k, &begin, &end);
-  sptx_view_inner_range(&piece->key, 0, 0, problem->n_k, &key_begin, &key_end);
-  int64_t tiles = ceil_div(end - begin, tile), step = max64(1, tiles / SAMPLES), sampled = 0;
-  double cycles = 0, pair_cycles = (2.0 * problem->head_dim * block->cost / 2 + 8) / lanes;
-  for (int64_t t = 0; t < tiles; t += step, sampled++) {
-    int64_t first = begin + t * tile, keys = key_end;
-    if (piece->kind == SPTX_PIECE_BAND)
-      keys = sptx_planner_band_keys(piece, first, min64(first + tile, end) - 1, key_end);
-    cycles += TILE_CYCLES + QUERY_CYCLES * tile + (double)keys * tile * pair_cycles;
-  }
-  return sampled ? cycles / (double)sampled * (double)tiles * (double)total : 0;
-}
-
-int sptx_x86_schedule_space(const sptx_problem *problem, enum sptx_pass pass, const sptx_piece *piece,
-                            enum sptx_isa isa, sptx_x86_schedule *schedules, int capacity) {
-  static const int query_tiles[] = {16, 32, 48, 64}, key_tiles[] = {96, 48, 192};
-  int lanes = sptx_x86_lanes(isa), count = 0;
-  (void)problem;
-  for (size_t q = 0; q < sizeof query_tiles / sizeof *query_tiles; q++) {
-    const sptx_register_block *block = find_block(lanes, query_tiles[q]);
-    bool divides = SPTX_GENERIC_TILE % query_tiles[q] == 0;
-    if (!block || (piece->kind == SPTX_PIECE_TILES && !divides) || (pass == SPTX_PASS_DECODE && q > 0))
-      continue;
-    for (size_t k = 0; k < sizeof key_tiles / sizeof *key_tiles; k++) {
-      bool short_tile = piece->kind == SPTX_PIECE_TILES && key_tiles[k] < SPTX_GENERIC_TILE;
-      if (count < capacity && !short_tile)
-        schedules[count++] =
-            (sptx_x86_schedule){isa, query_tiles[q], key_tiles[k], block->rows, block->vectors};
-    }
-  }
-  return count;
-}
-
 void sptx_x86_schedule_fill(sptx_x86_schedule *schedule, const sptx_problem *problem, enum sptx_pass pass,
                             const sptx_piece *piece) {
-  sptx_x86_schedule space[16];
-  int lanes = sptx_x86_lanes(schedule->isa), query_tile = 64;
-  if (!schedule->query_tile && piece) {
-    int count = sptx_x86_schedule_space(problem, pass, piece, schedule->isa, space, 16);
-    double best = 0;
-    for (int k = 0; k < count; k++) {
-      double cost = sptx_x86_schedule_cost(&space[k], problem, piece);
-      if (k == 0 || cost < best)
-        best = cost, query_tile = space[k].query_tile;
-    }
-  }
+  int lanes = sptx_x86_lanes(schedule->isa), rows, vectors;
+  if (piece && pass != SPTX_PASS_DECODE && (!schedule->query_tile || !schedule->key_tile))
+    sptx_x86_best_tiles(schedule, problem, pass, piece);
   if (!schedule->query_tile)
-    schedule->query_tile = query_tile;
+    schedule->query_tile = 64;
   if (!schedule->key_tile)
     schedule->key_tile = 96;
-  const sptx_register_block *block = find_block(lanes, schedule->query_tile);
-  if (block && !schedule->register_rows)
-    schedule->register_rows = block->rows;
-  if (block && !schedule->register_vectors)
-    schedule->register_vectors = block->vectors;
+  if (!schedule->register_rows && !schedule->register_vectors &&
+      sptx_x86_best_block(lanes, schedule->query_tile, &rows, &vectors)) {
+    schedule->register_rows = rows;
+    schedule->register_vectors = vectors;
+  }
 }
 
 enum sptx_code sptx_x86_schedule_check(const sptx_x86_schedule *schedule, const sptx_piece *piece,
@@ -112,11 +45,18 @@ enum sptx_code sptx_x86_schedule_check(const sptx_x86_schedule *schedule, const 
   if (schedule->key_tile < 8 || schedule->key_tile > 1024 || schedule->key_tile % 8)
     return sptx_fail(error, SPTX_CODE_INVALID_ARGUMENT,
                      "schedule: key_tile %d must be a multiple of 8 from 8 to 1024", schedule->key_tile);
-  if (schedule->register_rows < 4 || sums > 28 || schedule->register_rows % 2)
-    return sptx_fail(
-        error, SPTX_CODE_INVALID_ARGUMENT,
-        "schedule: register_rows %d must be even, at least 4, and times register_vectors %d at most 28",
-        schedule->register_rows, schedule->register_vectors);
+  if (schedule->register_rows < 4 || sums > 28 ||
+      (schedule->register_rows % 4 && schedule->register_rows % 6))
+    return sptx_fail(error, SPTX_CODE_INVALID_ARGUMENT,
+                     "schedule: register_rows %d must be a multiple of 4 or 6, and times register_vectors %d "
+                     "at most 28",
+                     schedule->register_rows, schedule->register_vectors);
+  if (schedule->tile_items < 0 || schedule->copy_rows < 0 || schedule->copy_rows > 3 ||
+      schedule->key_ranges < 0 || schedule->key_ranges > MOST_RANGES)
+    return sptx_fail(error, SPTX_CODE_INVALID_ARGUMENT,
+                     "schedule: tile_items %d must not be negative, copy_rows %d be from 0 to 3, key_ranges "
+                     "%d from 0 to %d",
+                     schedule->tile_items, schedule->copy_rows, schedule->key_ranges, MOST_RANGES);
   if (listed && (SPTX_GENERIC_TILE % schedule->query_tile || schedule->key_tile < SPTX_GENERIC_TILE))
     return sptx_fail(error, SPTX_CODE_INVALID_ARGUMENT,
                      "schedule: a generic piece needs a query_tile that divides %d and a key_tile no less",

@@ -1,5 +1,5 @@
 /* Medians and rank correlation, for counts so small that simple loops do. */
-#include "tuner/statistics.h"
+#include "runtime/statistics.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* The statistics of measurements: medians, and how well a ranking was predicted. */
-#ifndef SPTX_TUNER_STATISTICS_H
-#define SPTX_TUNER_STATISTICS_H
+#ifndef SPTX_RUNTIME_STATISTICS_H
+#define SPTX_RUNTIME_STATISTICS_H
 
 /* Sorts samples and returns their median; 0 when there are none. */
 double sptx_median(double *samples, int count);

@@ -1,0 +1,172 @@
+/* The search spaces of every pattern of the library, on both families: the default first, no schedule twice,
+ * each accepted by the planner, with a cost that is a number; what would lose accuracy is never offered. */
+#include "gen/compile.h"
+#include "gen/space.h"
+
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* What one space is made for. */
+typedef struct space_case {
+  const char *path;
+  enum sptx_element element;
+  enum sptx_pass pass;
+  int64_t n;
+  int head_dim;
+  enum sptx_target_family family;
+  enum sptx_ptx_target ptx;
+} space_case;
+
+static void lower(const space_case *c, sptx_compilation *compilation) {
+  sptx_error error = {0};
+  *compilation = (sptx_compilation){.path = c->path,
+                                    .problem = {.element = c->element,
+                                                .batch = 2,
+                                                .heads = 4,
+                                                .kv_heads = 2,
+                                                .n_q = c->n,
+                                                .n_k = c->n,
+                                                .head_dim = c->head_dim,
+                                                .deterministic = true}};
+  cr_assert_eq(sptx_compile(compilation, SPTX_STAGE_LOWER, &error), SPTX_CODE_OK, "%s", error.message);
+}
+
+/* Whether the family's planner takes the schedule. */
+static bool is_possible(const space_case *c, const sptx_compilation *compilation,
+                        const sptx_schedule *schedule, sptx_error *error) {
+  sptx_x86_plan *x86 = NULL;
+  sptx_gpu_plan *gpu = NULL;
+  enum sptx_code code =
+      c->family == SPTX_FAMILY_X86
+          ? sptx_x86_plan_create(&compilation->problem, c->pass, compilation->lists,
+                                 compilation->instance.class_of_head, &schedule->x86, &x86, error)
+          : sptx_gpu_plan_create(&compilation->problem, c->pass, c->ptx, compilation->lists,
+                                 compilation->instance.class_of_head, &schedule->ptx, &gpu, error);
+  sptx_x86_plan_free(x86);
+  sptx_gpu_plan_free(gpu);
+  return code == SPTX_CODE_OK;
+}
+
+static void check_space(const space_case *c, const sptx_compilation *compilation, const sptx_space *space) {
+  for (int k = 0; k < space->count; k++) {
+    const sptx_schedule *schedule = &space->schedules[k];
+    char text[256];
+    sptx_error error = {0};
+    sptx_schedule back;
+    sptx_schedule_print(c->family, schedule, text, sizeof text);
+    cr_assert(space->expected_ms[k] > 0 && isfinite(space->expected_ms[k]), "%s: %s", c->path, text);
+    cr_assert(is_possible(c, compilation, schedule, &error), "%s: %s: %s", c->path, text, error.message);
+    cr_assert_eq(sptx_schedule_parse(c->family, text, &back, NULL), SPTX_CODE_OK);
+    cr_assert_eq(memcmp(&back, schedule, sizeof back), 0, "%s does not survive its text", text);
+    cr_assert(c->family == SPTX_FAMILY_X86 || schedule->ptx.f32_mode <= 2, "%s loses accuracy", text);
+    for (int other = 0; other < k; other++)
+      cr_assert_neq(memcmp(&space->schedules[other], schedule, sizeof *schedule), 0, "%s stands twice", text);
+  }
+}
+
+/* Runs the case; returns how many schedules there are, 0 where the family cannot run the default. */
+static int check(const space_case *c) {
+  sptx_compilation compilation;
+  sptx_space space;
+  lower(c, &compilation);
+  const sptx_space_subject subject = {.problem = &compilation.problem,
+                                      .pass = c->pass,
+                                      .lists = compilation.lists,
+                                      .class_count = compilation.instance.class_count,
+                                      .class_of_head = compilation.instance.class_of_head,
+                                      .family = c->family,
+                                      .ptx = c->ptx};
+  cr_assert_eq(sptx_space_make(&subject, NULL, &space, NULL), SPTX_CODE_OK);
+  int count = space.count;
+  sptx_schedule standard = {0};
+  if (c->family == SPTX_FAMILY_X86)
+    standard.x86.isa = sptx_x86_host_isa();
+  cr_assert_eq(memcmp(&space.schedules[0], &standard, sizeof standard), 0, "the default comes first");
+  if (is_possible(c, &compilation, &standard, NULL))
+    check_space(c, &compilation, &space);
+  else
+    count = 0;
+  sptx_space_clear(&space);
+  sptx_compilation_clear(&compilation);
+  return count;
+}
+
+static void check_library(enum sptx_target_family family, enum sptx_ptx_target ptx, int fewest) {
+  DIR *library = opendir(SPTX_PATTERNS);
+  cr_assert_not_null(library);
+  int patterns = 0;
+  for (struct dirent *entry; (entry = readdir(library));) {
+    char path[512];
+    const char *dot = strrchr(entry->d_name, '.');
+    if (!dot || strcmp(dot, ".yaml") != 0)
+      continue;
+    snprintf(path, sizeof path, "%s/%s", SPTX_PATTERNS, entry->d_name);
+    patterns++;
+    for (int element = SPTX_ELEMENT_F32; element <= SPTX_ELEMENT_BF16; element += 2)
+      for (int pass = SPTX_PASS_FORWARD; pass <= SPTX_PASS_BACKWARD; pass++) {
+        const space_case c = {path, (enum sptx_element)element, (enum sptx_pass)pass, 3072, 64, family, ptx};
+        int count = check(&c);
+        cr_expect(count == 0 || count >= fewest, "%s: only %d schedules", path, count);
+        cr_expect(count > 0 || family == SPTX_FAMILY_PTX, "%s: none", path);
+      }
+  }
+  closedir(library);
+  cr_assert_gt(patterns, 10);
+}
+
+Test(space, x86_of_the_library, .timeout = 60) {
+  check_library(SPTX_FAMILY_X86, SPTX_PTX_SM80, 20);
+}
+
+Test(space, hopper_of_the_library, .timeout = 60) {
+  check_library(SPTX_FAMILY_PTX, SPTX_PTX_SM90A, 2);
+}
+
+Test(space, portable_of_the_library, .timeout = 60) {
+  check_library(SPTX_FAMILY_PTX, SPTX_PTX_SM80, 2);
+}
+
+Test(space, odd_sizes) {
+  static const int64_t sizes[] = {1, 2, 17, 65, 1000};
+  static const int dims[] = {16, 72, 256};
+  for (size_t n = 0; n < sizeof sizes / sizeof *sizes; n++)
+    for (size_t d = 0; d < sizeof dims / sizeof *dims; d++)
+      for (int pass = SPTX_PASS_FORWARD; pass <= SPTX_PASS_BACKWARD; pass++) {
+        const space_case c = {SPTX_PATTERNS "/strided-merged.yaml",
+                              SPTX_ELEMENT_F16,
+                              (enum sptx_pass)pass,
+                              sizes[n],
+                              dims[d],
+                              SPTX_FAMILY_X86,
+                              SPTX_PTX_SM80};
+        cr_expect_gt(check(&c), 1);
+      }
+}
+
+/* More work must cost more, whatever the device. */
+Test(space, cost_grows_with_the_problem) {
+  for (int family = SPTX_FAMILY_X86; family <= SPTX_FAMILY_PTX; family++) {
+    double before = 0;
+    for (int64_t n = 1024; n <= 16384; n *= 4) {
+      const space_case c = {SPTX_PATTERNS "/local.yaml",     SPTX_ELEMENT_BF16, SPTX_PASS_FORWARD, n, 64,
+                            (enum sptx_target_family)family, SPTX_PTX_SM90A};
+      sptx_compilation compilation;
+      sptx_space space;
+      lower(&c, &compilation);
+      const sptx_space_subject subject = {.problem = &compilation.problem,
+                                          .lists = compilation.lists,
+                                          .class_count = compilation.instance.class_count,
+                                          .class_of_head = compilation.instance.class_of_head,
+                                          .family = c.family,
+                                          .ptx = c.ptx};
+      cr_assert_eq(sptx_space_make(&subject, NULL, &space, NULL), SPTX_CODE_OK);
+      cr_expect_gt(space.expected_ms[0], before);
+      before = space.expected_ms[0];
+      sptx_space_clear(&space);
+      sptx_compilation_clear(&compilation);
+    }
+  }
+}

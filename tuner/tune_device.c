@@ -1,0 +1,72 @@
+/* Facts about a device, found out in workers; see tune_device.h. */
+#include "tuner/tune_device.h"
+
+#include "runtime/context.h"
+#include "tuner/ceiling.h"
+#include "tuner/worker.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const double patience_seconds = 60;
+
+typedef struct question {
+  const char *name;
+  int threads;
+} question;
+
+static enum sptx_code describe(void *user, void *result, sptx_error *error) {
+  const question *asked = user;
+  sptx_tune_device *device = result;
+  sptx_context *context;
+  sptx_status status = sptx_context_create(&context, asked->name);
+  if (status != SPTX_OK)
+    return sptx_fail(error, (enum sptx_code)status, "%s", sptx_last_error(NULL));
+  context->kind->describe(context->device, asked->threads, device->text, sizeof device->text);
+  device->family = context->kind->family;
+  device->ptx = strstr(device->text, "compute capability 9.0") ? SPTX_PTX_SM90A : SPTX_PTX_SM80;
+  sptx_context_destroy(context);
+  return SPTX_CODE_OK;
+}
+
+enum sptx_code sptx_tune_device_find(const char *name, int threads, sptx_tune_device *device,
+                                     sptx_error *error) {
+  question asked = {name, threads};
+  memset(device, 0, sizeof *device);
+  return sptx_worker_once(describe, &asked, patience_seconds, device, sizeof *device, error);
+}
+
+static enum sptx_code measure(void *user, void *result, sptx_error *error) {
+  const question *asked = user;
+  return sptx_ceiling_measure(asked->threads, result, error);
+}
+
+static bool recall(const sptx_tune_device *device, const char *path, sptx_rates *rates) {
+  sptx_wisdom *wisdom = NULL;
+  bool found = false;
+  if (sptx_wisdom_open(path, SPTX_WISDOM_READ, &wisdom, NULL) == SPTX_CODE_OK)
+    sptx_wisdom_find_rates(wisdom, device->text, rates, &found);
+  sptx_wisdom_close(wisdom);
+  return found;
+}
+
+static void remember(const sptx_tune_device *device, const char *path, const sptx_rates *rates) {
+  sptx_wisdom *wisdom = NULL;
+  if (sptx_wisdom_open(path, SPTX_WISDOM_WRITE, &wisdom, NULL) == SPTX_CODE_OK)
+    (void)sptx_wisdom_record_rates(wisdom, device->text, rates, NULL);
+  sptx_wisdom_close(wisdom);
+}
+
+enum sptx_code sptx_tune_device_rates(const sptx_tune_device *device, int threads, const char *wisdom_path,
+                                      sptx_rates *rates, sptx_error *error) {
+  if (device->family == SPTX_FAMILY_PTX) {
+    *rates = sptx_ptx_rates;
+    return SPTX_CODE_OK;
+  }
+  if (wisdom_path && recall(device, wisdom_path, rates))
+    return SPTX_CODE_OK;
+  question asked = {"cpu", threads};
+  SPTX_TRY(sptx_worker_once(measure, &asked, patience_seconds, rates, sizeof *rates, error));
+  if (wisdom_path)
+    remember(device, wisdom_path, rates);
+  return SPTX_CODE_OK;
+}
