@@ -1,4 +1,4 @@
-/* Plots in SVG; see plot.h. */
+/* Axes, ticks and marks written as SVG elements, in the order in which they are drawn. */
 #include "tuner/plot.h"
 
 #include <math.h>

@@ -1,6 +1,7 @@
 /* sptx-bench: verifies and times a pattern's kernels beside the limits measured in the same run. */
 #include "patterns/pattern.h"
 #include "tuner/bench.h"
+#include "tuner/bench_compare.h"
 #include "tuner/bench_report.h"
 #include "tuner/shape_options.h"
 #include <stdio.h>
@@ -16,6 +17,8 @@ static const char usage[] =
     "\n" SPTX_SHAPE_USAGE "  --seconds S        about how long to time each pass of each step (2)\n"
     "  --bytes            what follows are files; their bytes become the sequence, embedded by a fixed\n"
     "                     random projection (else: normal random numbers from a fixed seed)\n"
+    "  --compare-default  the default schedules against those that wisdom knows, in turns\n"
+    "  --wisdom FILE.db   the wisdom of --compare-default (the library's own)\n"
     "  --json             one JSON object instead of a table\n"
     "  --help, --version\n"
     "\n"
@@ -24,11 +27,20 @@ static const char usage[] =
     "says how many. Exit status: 0 done, 1 failed or inexact, 2 wrong usage.\n";
 
 enum { EXIT_USAGE = 2 };
-enum { OPTION_SECONDS = SPTX_OWN_OPTION, OPTION_BYTES, OPTION_JSON, OPTION_HELP, OPTION_VERSION };
+enum {
+  OPTION_SECONDS = SPTX_OWN_OPTION,
+  OPTION_BYTES,
+  OPTION_COMPARE,
+  OPTION_WISDOM,
+  OPTION_JSON,
+  OPTION_HELP,
+  OPTION_VERSION
+};
 
 struct options {
   sptx_shape_options shape;
-  bool json, help, version, bytes;
+  const char *wisdom;
+  bool json, help, version, bytes, compare;
 };
 
 static bool parse_seconds(const char *text, double *seconds) {
@@ -45,6 +57,11 @@ static bool parse_option(int option, const char *value, struct options *options)
     return parse_seconds(value, &options->shape.request.seconds);
   case OPTION_BYTES:
     return options->bytes = true;
+  case OPTION_COMPARE:
+    return options->compare = true;
+  case OPTION_WISDOM:
+    options->wisdom = value;
+    return value[0] || sptx_complain(command, "--wisdom needs a file, not", "an empty name");
   case OPTION_JSON:
     return options->json = true;
   case OPTION_HELP:
@@ -74,6 +91,8 @@ static bool parse_arguments(int argc, char **argv, struct options *options) {
   static const struct option names[] = {SPTX_SHAPE_OPTIONS,
                                         {"seconds", required_argument, NULL, OPTION_SECONDS},
                                         {"bytes", no_argument, NULL, OPTION_BYTES},
+                                        {"compare-default", no_argument, NULL, OPTION_COMPARE},
+                                        {"wisdom", required_argument, NULL, OPTION_WISDOM},
                                         {"json", no_argument, NULL, OPTION_JSON},
                                         {"help", no_argument, NULL, OPTION_HELP},
                                         {"version", no_argument, NULL, OPTION_VERSION},
@@ -117,6 +136,39 @@ static int bench_pattern(const struct options *options, const sptx_pattern *patt
   return exact ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
+/* The wanted steps with default schedules and with those of wisdom. */
+static int compare_pattern(const struct options *options, const sptx_pattern *pattern) {
+  const sptx_bench_request *request = &options->shape.request;
+  cJSON *root = cJSON_CreateObject(), *results = cJSON_AddArrayToObject(root, "results");
+  enum sptx_code code = SPTX_CODE_OK;
+  sptx_error error;
+  int found = 0;
+  for (size_t s = 0; s < sptx_pattern_step_count(pattern) && code == SPTX_CODE_OK; s++) {
+    const char *name = sptx_pattern_step_name(pattern, s);
+    sptx_bench_comparison comparison;
+    if (options->shape.step && strcmp(options->shape.step, name))
+      continue;
+    code = sptx_bench_compare(request, s, options->wisdom, &comparison, &error);
+    if (code != SPTX_CODE_OK)
+      continue;
+    if (!options->json)
+      sptx_bench_compare_print(request, name, &comparison, found == 0, stdout);
+    else if (!sptx_bench_compare_json(request, name, &comparison, results))
+      code = sptx_fail(&error, SPTX_CODE_OUT_OF_MEMORY, "no memory for the report");
+    found++;
+  }
+  char *text = options->json && code == SPTX_CODE_OK && found ? cJSON_Print(root) : NULL;
+  if (text)
+    puts(text);
+  free(text);
+  cJSON_Delete(root);
+  if (code != SPTX_CODE_OK)
+    return sptx_exit_status(command, &error);
+  if (!found)
+    sptx_complain(command, "the pattern has no step", options->shape.step);
+  return found ? EXIT_SUCCESS : EXIT_USAGE;
+}
+
 static int run(const struct options *options) {
   const sptx_bench_request *request = &options->shape.request;
   sptx_override overrides[SPTX_MOST_SETS];
@@ -127,7 +179,7 @@ static int run(const struct options *options) {
   if (sptx_pattern_read(request->pattern_path, overrides, request->param_count, &pattern, &error) !=
       SPTX_CODE_OK)
     return sptx_exit_status(command, &error);
-  int status = bench_pattern(options, pattern);
+  int status = options->compare ? compare_pattern(options, pattern) : bench_pattern(options, pattern);
   sptx_pattern_release(pattern);
   return status;
 }

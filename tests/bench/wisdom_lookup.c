@@ -39,6 +39,7 @@ int main(int argc, char **argv) {
   sptx_attention_desc desc = SPTX_ATTENTION_DESC_INIT;
   desc.flags = SPTX_TUNE; /* forward only, and never found a second time */
   desc.n_q = desc.n_k = 512;
+  desc.head_dim = 64;
   desc.tune_seconds = 0.5;
   sptx_attention *tuned;
   if (sptx_attention_create(context, pattern, &desc, &tuned) != SPTX_OK) {

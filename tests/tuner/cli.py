@@ -236,6 +236,19 @@ class Tune(unittest.TestCase):
                          [(128, 16), (128, 24), (300, 16), (300, 24)])
         self.assertEqual(len(self.entries()), sum(one["measured"] > 1 for one in results))
 
+    def test_bench_compares_with_the_default(self):
+        self.assertEqual(self.tune("--budget", "200ms").returncode, 0)
+        bench = pathlib.Path(COMMAND).with_name("sptx-bench")
+        options = [PATTERNS / "local.yaml", *SHAPE, "--compare-default", "--wisdom", self.wisdom, "--seconds", "0.2"]
+        done = subprocess.run([bench, *options, "--json", "--pass", "forward,backward"], capture_output=True, text=True,
+                              env=self.environment, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        results = json.loads(done.stdout)["results"]
+        self.assertEqual([one["pass"] for one in results], ["forward", "backward"])
+        self.assertTrue(all(one["default_ms"] > 0 and one["tuned_ms"] > 0 for one in results))
+        table = subprocess.run([bench, *options], capture_output=True, text=True, env=self.environment, timeout=60)
+        self.assertIn("tuned ms", table.stdout)
+
     def test_sweep_alone(self):
         self.sweep()
 
