@@ -21,8 +21,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "model"))
 import torch  # noqa: E402
 from torch_model import Peer, read_checkpoint, read_config, weights_of  # noqa: E402
 
-ROOT = pathlib.Path(__file__).parents[2]
-
 
 def run_sptx(options, out, steps, *settings):
     """Rows of metrics.csv, one a step, and the CPU seconds of the whole process."""
@@ -106,9 +104,17 @@ def compare_speed(options, folder, trainer):
     print(f"ratio      {b / a:9.2f} (of the fastest steps {min(theirs) / min(ours):.2f})")
 
 
+def write_dense(folder):
+    """A dense pattern that takes the parameters of the configuration's own."""
+    lines = (folder / "start/config.yaml").read_text(encoding="utf-8").splitlines()
+    params = ", ".join(f"{line.split(':')[0].strip()}: 1" for line in lines if line.startswith("  "))
+    path = folder / "dense.yaml"
+    path.write_text(f"sptx: 1\nname: dense\nparams: {{{params}}}\ncausal: true\nattend: all\n", encoding="utf-8")
+    return path
+
+
 def compare_curves(options, folder, config, weights):
-    dense = f"pattern={ROOT / 'patterns/library/dense.yaml'}"
-    rows, _ = run_sptx(options, folder / "dense", options.curves, dense)
+    rows, _ = run_sptx(options, folder / "dense", options.curves, f"pattern={write_dense(folder)}")
     trainer = Trainer(config, weights, options.compile)
     losses = [trainer.step() for _ in range(options.curves)]
     part = max(options.curves // 10, 1)
