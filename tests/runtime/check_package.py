@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Installs into a temporary root and uses sptx as somebody would who has only what was installed: the exported
 symbols are the functions of sptx.h and no others, in both libraries; the header compiles alone as C99, C11 and
-C++; examples/attention.c builds with `cc $(pkg-config ...)`, shared and static, and agrees with a plain loop.
+C++; examples/attention.c builds with `cc $(pkg-config ...)`, shared and static, and agrees with a plain loop; each
+command has its manual page.
 
 Arguments: the build folder, the source tree's root, the install prefix, the library folder below it."""
 import math
@@ -91,6 +92,18 @@ def check_example(work, root, prefix, libdir, static):
     assert wrong.returncode == 1 and "missing.yaml" in wrong.stderr, wrong
 
 
+def check_commands(installed, environment):
+    """Each command runs, and its manual page names all the options that --help names."""
+    commands = sorted(path.name for path in (installed / "bin").iterdir())
+    assert {"sptx-gen", "sptx-run", "sptx-bench", "sptx-model"} <= set(commands), commands
+    for command in commands:
+        assert run(installed / "bin" / command, "--version", env=environment).startswith(command)
+        page = (installed / "share/man/man1" / f"{command}.1").read_text(encoding="utf-8").replace("\\-", "-")
+        words = set(re.findall(r"--[a-z-]+", run(installed / "bin" / command, "--help", env=environment)))
+        assert words and page.startswith(".TH"), page
+        assert all(word in page for word in words), f"{command}.1 lacks some of {words}"
+
+
 def main(build, root, prefix, libdir):
     root = pathlib.Path(root)
     lines = len((root / "examples/attention.c").read_text(encoding="utf-8").splitlines())
@@ -103,9 +116,7 @@ def main(build, root, prefix, libdir):
         check_header(work, installed / "include/sptx/sptx.h")
         for static in (False, True):
             check_example(work, root, installed, installed / libdir, static)
-        for command in ("sptx-run", "sptx-bench"):
-            assert run(installed / "bin" / command, "--version",
-                       env=dict(os.environ, LD_LIBRARY_PATH=str(installed / libdir))).startswith(command)
+        check_commands(installed, dict(os.environ, LD_LIBRARY_PATH=str(installed / libdir)))
 
 
 if __name__ == "__main__":

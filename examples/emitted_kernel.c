@@ -4,7 +4,7 @@
  *
  *   sptx-gen patterns/library/fixed-merged.yaml --n 500 --heads 2 --head-dim 32 --set stride=64 \
  *     --set columns=8 --pass forward,backward -o out
- *   cc -fopenmp -Iout examples/02_emitted_kernel.c out/fixed_merged_*.o -lm
+ *   cc -fopenmp -Iout examples/emitted_kernel.c out/fixed_merged_*.o -lm
  */
 #include "fixed_merged.h"
 #include <math.h>
