@@ -78,7 +78,7 @@ def check_primitives(text, work, environment):
     (work / "unknown.yaml").write_text("sptx: 1\nname: x\nabout: x\nattend: {unknown: 1}\n", encoding="utf-8")
     done = subprocess.run(["sptx-gen", "unknown.yaml", "--n", "8", "--check"], cwd=work, env=environment, text=True,
                           capture_output=True)
-    known = set(re.findall(r"\w+", done.stderr.split("known: ")[1])) - {"any", "all_of", "not"}
+    known = set(re.findall(r"\w+", done.stderr.split("known are: ")[1])) - {"any", "all_of", "not"}
     table = set(re.findall(r"^\| `(\w+)", text[text.index("| set | pairs"):].split("\n\n")[0], re.M))
     assert known == table, f"known {known - table} are not in the table, and {table - known} are not known"
 
