@@ -219,6 +219,11 @@ void sptx_named_arrive(sptx_gpu_emitter *e, sptx_value id, int threads) {
   statement(e, "bar.arrive $0, $1;", "r,n,~{memory}", operands, 2);
 }
 
+void sptx_warp_sync(sptx_gpu_emitter *e) {
+  sptx_value all = sptx_i32(e, -1);
+  sptx_intrinsic(e, "llvm.nvvm.bar.warp.sync", NULL, 0, &all, 1);
+}
+
 void sptx_set_registers(sptx_gpu_emitter *e, int count, bool increase) {
   sptx_value operand = sptx_i32(e, count);
   sptx_intrinsic(

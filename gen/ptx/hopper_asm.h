@@ -58,6 +58,7 @@ void sptx_fence_proxy_async(sptx_gpu_emitter *e);
 
 void sptx_named_sync(sptx_gpu_emitter *e, sptx_value id, int threads);
 void sptx_named_arrive(sptx_gpu_emitter *e, sptx_value id, int threads);
+void sptx_warp_sync(sptx_gpu_emitter *e);
 void sptx_set_registers(sptx_gpu_emitter *e, int count, bool increase);
 sptx_value sptx_broadcast(sptx_gpu_emitter *e, sptx_value i32); /* lane 0's value: uniform to the assembler */
 

@@ -4,9 +4,9 @@
 
 #include "gen/ptx/hopper_part.h"
 
-/* Where a gradient goes: nowhere (another kernel computes it), to the caller's tensor, or added to float32
- * scratch of (batch, heads, n, head_dim). */
-enum sptx_hopper_gradient { SPTX_HOPPER_SKIP, SPTX_HOPPER_STORE, SPTX_HOPPER_ADD };
+/* Where a gradient goes: to the caller's tensor, or added to float32 scratch of (batch, heads, n, head_dim).
+ */
+enum sptx_hopper_gradient { SPTX_HOPPER_STORE, SPTX_HOPPER_ADD };
 
 /* A CTA of two consumers owns 128 keys (packed: two groups of 64 rows) and walks over blocks of queries. */
 typedef struct sptx_hopper_backward_spec {

@@ -46,7 +46,7 @@ static sptx_hopper_backward_spec spec_of(const backward_plan *b, const sptx_piec
   spec.element = problem->element;
   spec.head_dim = problem->head_dim;
   spec.packed = sptx_hopper_pack(piece, part) > 0;
-  spec.stages = spec.packed && problem->head_dim > 64 ? 1 : 2;
+  spec.stages = problem->head_dim <= 64 ? 3 : spec.packed ? 1 : 2;
   spec.key_stages = problem->head_dim > 64 ? 1 : 2;
   spec.key_runs = piece->key.inner_count == 2;
   spec.d_q = b->query_sink;
@@ -161,7 +161,7 @@ static void add_maps(const backward_plan *b, const sptx_piece *piece, const sptx
 }
 
 static void name_kernel(const sptx_hopper_backward_spec *spec, char *symbol, size_t size) {
-  static const char *const sinks[] = {"skip", "store", "add"};
+  static const char *const sinks[] = {"store", "add"};
   static const char *const bounds[] = {"none", "line", "ramp"};
   snprintf(symbol, size, "%s_backward_sm90a_d%d_q%d_k%d_s%d%s%s_dq%s_dkv%s_%s_%s",
            spec->element == SPTX_ELEMENT_BF16 ? "bf16" : "f16", spec->head_dim, SPTX_HOPPER_BACKWARD_BLOCK,

@@ -1,0 +1,362 @@
+/* The consumer warpgroups of the Hopper backward kernel: 64 keys each, all products and the softmax between.
+ */
+#include "gen/ptx/hopper_backward_kernel.h"
+#include <math.h>
+
+static sptx_value own_keys(sptx_backward *b, bool values) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value place = sptx_add(e, sptx_ring_buffer(e, &b->keys),
+                              sptx_muli(e, sptx_backward_recompute(b, b->consumer), b->layout.group_bytes));
+  return values ? sptx_addi(e, place, b->layout.v - b->layout.k) : place;
+}
+
+/* Q or dO of the block; packed: of this consumer's group. */
+static sptx_value own_queries(sptx_backward *b, const sptx_ring *ring) {
+  sptx_value place = sptx_ring_buffer(b->e, ring);
+  if (!b->spec->packed)
+    return place;
+  return sptx_add(b->e, place, sptx_muli(b->e, b->consumer, b->layout.group_bytes));
+}
+
+/* K Q^T or V dO^T: 64 own keys by the block's queries. */
+static void multiply_scores(sptx_backward *b, sptx_value keys, sptx_value queries, sptx_value *s) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value a = sptx_descriptor_k_major(e, keys), q = sptx_descriptor_k_major(e, queries);
+  sptx_wgmma shape = {b->spec->element, BLOCK, false, false};
+  for (int slab = 0; slab < (b->spec->head_dim + 15) / 16; slab++) {
+    int in_chunk = slab % 4 * 2, chunk = slab / 4;
+    sptx_wgmma_shared(e, shape, slab > 0, s, sptx_addi(e, a, in_chunk + chunk * (8192 >> 4)),
+                      sptx_addi(e, q, in_chunk + chunk * (8192 >> 4)));
+  }
+  sptx_wgmma_commit(e);
+}
+
+/* sum (+)= packed (64 keys x queries, registers) * rows (queries x head_dim). */
+static void multiply_rows(sptx_backward *b, const sptx_value *packed, sptx_value rows, sptx_value *sum,
+                          bool accumulate) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value r = sptx_descriptor_mn_major(e, rows, 8192);
+  sptx_wgmma shape = {b->spec->element, b->spec->head_dim, false, true};
+  for (int slab = 0; slab < BLOCK / 16; slab++)
+    sptx_wgmma_registers(e, shape, accumulate || slab > 0, sum, packed + 4 * slab,
+                         sptx_addi(e, r, slab * (2048 >> 4)));
+  sptx_wgmma_commit(e);
+}
+
+static void multiply_d_q(sptx_backward *b, sptx_value *d_q) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value scores = sptx_ring_buffer(e, &b->scores), keys = sptx_ring_buffer(e, &b->keys);
+  if (b->spec->packed) {
+    scores = sptx_add(e, scores, sptx_muli(e, b->consumer, 8192));
+    keys = sptx_add(e, keys, sptx_muli(e, b->consumer, b->layout.group_bytes));
+  } else {
+    keys = sptx_add(e, keys,
+                    sptx_muli(e, sptx_backward_recompute(b, b->consumer), b->layout.chunks == 1 ? 64 : 8192));
+  }
+  sptx_value a = sptx_descriptor_mn_major(e, scores, 8192);
+  sptx_value k = sptx_descriptor_mn_major(e, keys, 8192);
+  sptx_wgmma shape = {b->spec->element, sptx_backward_d_q_columns(b), true, true};
+  for (int slab = 0; slab < (b->spec->packed ? 4 : 4 * CONSUMERS); slab++)
+    sptx_wgmma_shared(e, shape, slab > 0, d_q, sptx_addi(e, a, slab * (2048 >> 4)),
+                      sptx_addi(e, k, slab % 4 * (2048 >> 4) + slab / 4 * (b->layout.group_bytes >> 4)));
+  sptx_wgmma_commit(e);
+}
+
+/* Two neighbouring columns' values of a row field. */
+static sptx_value row_pairs(sptx_backward *b) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_thread_place at = sptx_backward_place(b);
+  sptx_value place = sptx_add(e, sptx_ring_buffer(e, &b->row_data), sptx_muli(e, at.quad, 8));
+  return b->spec->packed ? sptx_add(e, place, sptx_muli(e, b->consumer, 256)) : place;
+}
+
+static void row_pair(sptx_backward *b, sptx_value pairs, LLVMTypeRef type, int field, int column,
+                     sptx_value out[2]) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value place = sptx_addi(e, pairs, 4 * (field * b->layout.rows + column));
+  sptx_value pair = sptx_shared_load(e, LLVMVectorType(type, 2), place, 8);
+  for (int i = 0; i < 2; i++)
+    out[i] = LLVMBuildExtractElement(e->builder, pair, sptx_i32(e, i), "");
+}
+
+static void probabilities(sptx_backward *b, bool masked, sptx_value *s) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value row = sptx_backward_place(b).row, pairs = row_pairs(b);
+  if (!b->spec->packed)
+    row = sptx_add(
+        e, row,
+        sptx_muli(e,
+                  sptx_add(e, sptx_muli(e, sptx_backward_recompute(b, b->key_tile), CONSUMERS), b->consumer),
+                  64));
+  sptx_value key[2] = {row, sptx_addi(e, row, 8)}, lse[2], low[2], high[2];
+  bool lower = b->spec->packed || b->spec->lower != SPTX_HOPPER_NONE;
+  for (int column = 0; column < BLOCK; column += 8) {
+    row_pair(b, pairs, e->f32, ROW_LSE, column, lse);
+    if (masked)
+      row_pair(b, pairs, e->i32, ROW_HIGH, column, high);
+    if (masked && lower)
+      row_pair(b, pairs, e->i32, ROW_LOW, column, low);
+    for (int i = 0; i < 4; i++) {
+      sptx_value *x = &s[column / 2 + i];
+      *x = sptx_exp2(e, sptx_fma(e, *x, b->scale_log2, LLVMBuildFNeg(e->builder, lse[i % 2], "")));
+      if (!masked)
+        continue;
+      sptx_value seen = sptx_icmp(e, LLVMIntSLT, key[i / 2], high[i % 2]);
+      if (lower)
+        seen = sptx_and(e, seen, sptx_icmp(e, LLVMIntSGE, key[i / 2], low[i % 2]));
+      *x = sptx_select(e, seen, *x, sptx_f32(e, 0));
+    }
+  }
+}
+
+static void score_gradients(sptx_backward *b, const sptx_value *p, sptx_value *ds) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value pairs = row_pairs(b);
+  for (int column = 0; column < BLOCK; column += 8) {
+    sptx_value delta[2];
+    row_pair(b, pairs, e->f32, ROW_DELTA, column, delta);
+    for (int i = 0; i < 4; i++) {
+      sptx_value *x = &ds[column / 2 + i];
+      *x = sptx_mul(e, p[column / 2 + i], sptx_sub(e, *x, delta[i % 2]));
+    }
+  }
+}
+
+/* dS^T of this consumer's keys to shared memory. */
+static void share_scores(sptx_backward *b, const sptx_value *packed) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value own = sptx_muli(e, sptx_backward_recompute(b, b->consumer), 8192);
+  sptx_value region = sptx_add(e, sptx_ring_buffer(e, &b->scores), own);
+  sptx_thread_place at = sptx_backward_place(b);
+  sptx_value place = sptx_fragment_address(e, &at, region);
+  for (int slab = 0; slab < BLOCK / 16; slab++)
+    sptx_stmatrix(e, sptx_fragment_slab(e, place, slab, 8192), packed + 4 * slab, 4, false);
+  sptx_fence_proxy_async(e);
+  if (b->spec->packed) {
+    sptx_backward_group_sync(b);
+    return;
+  }
+  sptx_warp_sync(e);
+  sptx_mbarrier_arrive_if(e, sptx_ring_full(e, &b->scores), b->at.first_lane);
+}
+
+static void read_slots(sptx_backward *b, const sptx_value *slots, sptx_value *values, int count) {
+  for (int i = 0; i < count; i++)
+    values[i] = sptx_get(b->e, slots[i]);
+}
+
+static void write_slots(sptx_backward *b, const sptx_value *slots, const sptx_value *values, int count) {
+  for (int i = 0; i < count; i++)
+    sptx_set_slot(b->e, slots[i], values[i]);
+}
+
+/* The same for a packed item, whose one block is all there is: each gradient leaves its registers before the
+ * next needs them. */
+static void accumulate_packed(sptx_backward *b, const sptx_value *p, const sptx_value *ds) {
+  sptx_gpu_emitter *e = b->e;
+  int outputs = b->spec->head_dim / 2;
+  sptx_value d_v[64], d_k[64], d_q[64];
+  sptx_wgmma_fence(e);
+  multiply_rows(b, p, own_queries(b, &b->d_o), d_v, false);
+  share_scores(b, ds);
+  sptx_wgmma_wait(e, 0, d_v, outputs);
+  sptx_ring_release(e, &b->d_o, b->at.first_lane);
+  sptx_backward_write_d_v(b, d_v);
+  sptx_wgmma_fence(e);
+  multiply_d_q(b, d_q);
+  sptx_wgmma_wait(e, 0, d_q, outputs);
+  sptx_backward_write_d_q(b, d_q);
+  sptx_wgmma_fence(e);
+  multiply_rows(b, ds, own_queries(b, &b->q), d_k, false);
+  sptx_wgmma_wait(e, 0, d_k, outputs);
+  sptx_ring_release(e, &b->q, b->at.first_lane);
+  sptx_ring_advance(e, &b->q);
+  sptx_backward_write_d_k(b, d_k);
+}
+
+/* Issues the products K Q^T or V dO^T of the queries that come next. */
+static void issue_scores(sptx_backward *b, bool values, sptx_value *s) {
+  sptx_gpu_emitter *e = b->e;
+  const sptx_ring *ring = values ? &b->d_o : &b->q;
+  sptx_ring_wait_full(e, ring);
+  sptx_wgmma_fence(e); /* after the wait, a loop: ptxas wants the fence in the product's own block */
+  multiply_scores(b, own_keys(b, values), own_queries(b, ring), s);
+}
+
+static void packed_step(sptx_backward *b) {
+  sptx_gpu_emitter *e = b->e;
+  int scores = BLOCK / 2;
+  sptx_value s[32], ds[32], packed_p[16], packed_ds[16];
+  issue_scores(b, false, s);
+  issue_scores(b, true, ds);
+  sptx_ring_wait_full(e, &b->row_data);
+  sptx_wgmma_wait(e, 1, s, scores);
+  probabilities(b, true, s);
+  sptx_wgmma_wait(e, 0, ds, scores);
+  score_gradients(b, s, ds);
+  sptx_ring_release(e, &b->row_data, b->at.first_lane);
+  sptx_backward_pack(b, s, packed_p, BLOCK / 4);
+  sptx_backward_pack(b, ds, packed_ds, BLOCK / 4);
+  accumulate_packed(b, packed_p, packed_ds);
+}
+
+/* Issues dQ of the block before, once both consumers have shared its dS. */
+static void issue_d_q(sptx_backward *b, sptx_value *d_q) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_ring_wait_full(e, &b->scores);
+  sptx_wgmma_fence(e);
+  multiply_d_q(b, d_q);
+  sptx_ring_advance(e, &b->scores);
+}
+
+static void write_earlier_d_q(sptx_backward *b, sptx_value *d_q) {
+  sptx_value first = b->query.first;
+  b->query.first = sptx_addi(b->e, first, -BLOCK);
+  sptx_backward_write_d_q(b, d_q);
+  b->query.first = first;
+}
+
+/* Waits until all products but `pending` are done and P^T and dP^T have become dS^T, and shares it. */
+static void finish_scores(sptx_backward *b, int pending, const sptx_value *p, sptx_value *ds,
+                          sptx_value *packed) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_wgmma_wait(e, pending, ds, BLOCK / 2);
+  score_gradients(b, p, ds);
+  sptx_ring_release(e, &b->row_data, b->at.first_lane);
+  sptx_backward_pack(b, ds, packed, BLOCK / 4);
+  share_scores(b, packed);
+}
+
+/* One block, and dQ of the one before (later: there is one). The tensor cores compute that dQ while this
+ * one's exponentials are taken, and dV during dS; nothing is under way when the step ends. Narrow heads have
+ * the registers to issue dP^T at once and to write dQ while dK is computed. */
+static void step(sptx_backward *b, bool masked, bool later) {
+  sptx_gpu_emitter *e = b->e;
+  int scores = BLOCK / 2, outputs = b->spec->head_dim / 2, queries = sptx_backward_d_q_columns(b) / 2;
+  bool narrow = b->spec->head_dim <= 64;
+  sptx_value s[32], with_d_q[64], both[128], packed_p[16], packed_ds[16];
+  sptx_value *ds = with_d_q, *d_q = with_d_q + scores, *d_v = both, *d_k = both + outputs;
+  read_slots(b, b->d_v, d_v, outputs);
+  read_slots(b, b->d_k, d_k, outputs);
+  issue_scores(b, false, s);
+  if (narrow)
+    issue_scores(b, true, ds);
+  if (later)
+    issue_d_q(b, d_q);
+  sptx_ring_wait_full(e, &b->row_data);
+  sptx_wgmma_wait(e, narrow + later, s, scores);
+  probabilities(b, masked, s);
+  if (!narrow) {
+    if (later) {
+      sptx_wgmma_wait(e, 0, d_q, queries);
+      write_earlier_d_q(b, d_q);
+    }
+    issue_scores(b, true, ds);
+  }
+  sptx_backward_pack(b, s, packed_p, BLOCK / 4);
+  sptx_wgmma_fence(e);
+  multiply_rows(b, packed_p, own_queries(b, &b->d_o), d_v, true);
+  finish_scores(b, 1, s, ds, packed_ds);
+  sptx_wgmma_fence(e);
+  multiply_rows(b, packed_ds, own_queries(b, &b->q), d_k, true);
+  if (narrow && later) {
+    sptx_wgmma_wait(e, 2, d_q, queries);
+    write_earlier_d_q(b, d_q);
+  }
+  sptx_wgmma_wait(e, 0, both, 2 * outputs);
+  write_slots(b, b->d_v, d_v, outputs);
+  write_slots(b, b->d_k, d_k, outputs);
+  sptx_ring_release(e, &b->d_o, b->at.first_lane);
+  sptx_ring_release(e, &b->q, b->at.first_lane);
+  sptx_ring_advance(e, &b->q);
+}
+
+static void steps(sptx_backward *b, sptx_value first, sptx_value last, bool masked) {
+  sptx_loop blocks = sptx_backward_block_loop(b, first, last);
+  step(b, masked, true);
+  sptx_loop_end(b->e, &blocks);
+}
+
+/* A limit of the item's blocks, but not its first one, which is done apart. */
+static sptx_value limit_after_first(sptx_backward *b, size_t field) {
+  sptx_value second =
+      sptx_addi(b->e, sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, first)), 1);
+  return sptx_max(b->e, sptx_backward_block_limit(b, field), second);
+}
+
+static void walk_blocks(sptx_backward *b) {
+  sptx_gpu_emitter *e = b->e;
+  size_t full_first = offsetof(sptx_hopper_block_range, full_first);
+  size_t full_last = offsetof(sptx_hopper_block_range, full_last);
+  size_t first = offsetof(sptx_hopper_block_range, first), last = offsetof(sptx_hopper_block_range, last);
+  b->query.first = sptx_muli(e, b->first, BLOCK);
+  step(b, true, false);
+  steps(b, limit_after_first(b, first), limit_after_first(b, full_first), true);
+  steps(b, limit_after_first(b, full_first), limit_after_first(b, full_last), false);
+  if (b->spec->lower != SPTX_HOPPER_NONE)
+    steps(b, limit_after_first(b, full_last), limit_after_first(b, last), true);
+}
+
+static void release_keys(sptx_backward *b) {
+  sptx_ring_release(b->e, &b->keys, b->at.first_lane);
+  sptx_ring_advance(b->e, &b->keys);
+}
+
+/* dQ of the item's last block; then the keys may be replaced, while the gradients leave. */
+static void finish_item(sptx_backward *b, sptx_value some) {
+  sptx_gpu_emitter *e = b->e;
+  int outputs = b->spec->head_dim / 2, queries = sptx_backward_d_q_columns(b) / 2;
+  sptx_value x[64] = {NULL}, d_q[32] = {NULL};
+  sptx_if computed = sptx_if_begin(e, some);
+  issue_d_q(b, d_q);
+  sptx_wgmma_wait(e, 0, d_q, queries);
+  release_keys(b);
+  b->query.first = sptx_muli(e, sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, last)), BLOCK);
+  write_earlier_d_q(b, d_q);
+  sptx_if_else(e, &computed);
+  release_keys(b);
+  sptx_if_end(e, &computed);
+  read_slots(b, b->d_v, x, outputs);
+  sptx_backward_write_d_v(b, x);
+  read_slots(b, b->d_k, x, outputs);
+  sptx_backward_write_d_k(b, x);
+}
+
+static void consume_item(sptx_backward *b) {
+  sptx_gpu_emitter *e = b->e;
+  int outputs = b->spec->head_dim / 2;
+  sptx_ring_wait_full(e, &b->keys);
+  if (b->spec->packed) {
+    packed_step(b);
+    release_keys(b);
+    return;
+  }
+  for (int i = 0; i < outputs; i++) {
+    sptx_set_slot(e, b->d_k[i], sptx_f32(e, 0));
+    sptx_set_slot(e, b->d_v[i], sptx_f32(e, 0));
+  }
+  sptx_value some = sptx_icmp(e, LLVMIntSLT, b->first, b->last);
+  sptx_if computed = sptx_if_begin(e, some);
+  walk_blocks(b);
+  sptx_if_end(e, &computed);
+  finish_item(b, some);
+}
+
+void sptx_backward_consume(sptx_backward *b) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_set_registers(e, CONSUMER_REGISTERS, true);
+  b->at = sptx_thread_place_of(e);
+  b->consumer = sptx_addi(e, b->at.group, -1);
+  sptx_backward_open_rings(b, false);
+  for (int i = 0; i < b->spec->head_dim / 2; i++) {
+    b->d_k[i] = sptx_slot(e, e->f32, NULL);
+    b->d_v[i] = sptx_slot(e, e->f32, NULL);
+  }
+  b->scale = sptx_load_arg(e, e->f32, offsetof(sptx_gpu_args, scale));
+  b->scale_log2 = sptx_mul(e, b->scale, sptx_f32(e, M_LOG2E));
+  sptx_item_loop items = sptx_item_loop_begin(e);
+  sptx_backward_find_blocks(b, items.index);
+  consume_item(b);
+  sptx_item_loop_end(e, &items);
+  sptx_bulk_wait(e);
+}

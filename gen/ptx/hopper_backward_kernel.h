@@ -1,0 +1,60 @@
+/* Inside the Hopper backward kernel: what its parts share. hopper_backward.c lays out shared memory and
+ * starts both roles, hopper_backward_producers.c loads, hopper_backward_consumers.c multiplies and
+ * hopper_backward_gradients.c moves finished gradients to memory. */
+#ifndef SPTX_GEN_PTX_HOPPER_BACKWARD_KERNEL_H
+#define SPTX_GEN_PTX_HOPPER_BACKWARD_KERNEL_H
+
+#include "gen/ptx/hopper_backward.h"
+#include "gen/ptx/hopper_tile.h"
+
+enum { MAP_Q, MAP_D_O, MAP_K, MAP_V, MAP_D_Q, MAP_D_K, MAP_D_V, MAP_COUNT };
+enum { BARRIER_GROUP = 1, BARRIER_ALL = 4 };
+enum { CONSUMERS = SPTX_HOPPER_BACKWARD_CONSUMERS, BLOCK = SPTX_HOPPER_BACKWARD_BLOCK };
+/* 128 * 24 + 256 * 240 = 384 * 168, what the CTA starts with. */
+enum { PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240 };
+enum {
+  SPTX_BACKWARD_OUT_BYTES = 16384
+}; /* staging of each consumer: 64 x 64 float32, or 64 x 128 elements */
+enum { ROW_LSE, ROW_DELTA, ROW_LOW, ROW_HIGH, ROW_FIELDS };
+
+typedef struct sptx_backward {
+  sptx_gpu_emitter *e;
+  const sptx_hopper_backward_spec *spec;
+  sptx_hopper_backward_layout layout;
+  sptx_ring keys, q, d_o, row_data, scores;
+  sptx_thread_place at;
+  sptx_value consumer, base, scale, scale_log2;
+  sptx_hopper_rows query, key; /* rows of the query block and of the key tile */
+  sptx_value key_tile;
+  sptx_value first, last;      /* query blocks */
+  sptx_value d_k[64], d_v[64]; /* slots */
+} sptx_backward;
+
+void sptx_backward_open_rings(sptx_backward *b, bool producer);
+void sptx_backward_produce(sptx_backward *b);
+void sptx_backward_consume(sptx_backward *b);
+
+/* The same value, computed here: what depends on it is not held in registers across the loop. */
+sptx_value sptx_backward_recompute(sptx_backward *b, sptx_value x);
+/* This thread's place, from the lane alone. */
+sptx_thread_place sptx_backward_place(sptx_backward *b);
+
+/* The item's key tile and its query blocks; a loop over blocks; a field of the key tile's
+ * sptx_hopper_block_range, loaded where it is needed. */
+void sptx_backward_find_blocks(sptx_backward *b, sptx_value index);
+sptx_loop sptx_backward_block_loop(sptx_backward *b, sptx_value first, sptx_value last);
+sptx_value sptx_backward_block_limit(sptx_backward *b, size_t field);
+
+/* Each consumer computes half the columns of a block's dQ, 32 or 64; packed: all columns of its own rows. */
+int sptx_backward_d_q_columns(const sptx_backward *b);
+
+/* Registers of a consumer to the gradients' sinks, through its staging region. dQ and dK are scaled first. */
+void sptx_backward_write_d_q(sptx_backward *b, sptx_value *d_q);
+void sptx_backward_write_d_v(sptx_backward *b, const sptx_value *d_v);
+void sptx_backward_write_d_k(sptx_backward *b, sptx_value *d_k);
+
+/* count registers of two elements from twice as many values. */
+void sptx_backward_pack(sptx_backward *b, const sptx_value *x, sptx_value *packed, int count);
+void sptx_backward_group_sync(sptx_backward *b); /* this consumer's 128 threads */
+
+#endif

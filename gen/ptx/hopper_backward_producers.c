@@ -1,0 +1,149 @@
+/* The producer warpgroup of the Hopper backward kernel: tensor copies of K, V, Q and dO, and LSE, D and the
+ * bounds of the query rows. */
+#include "gen/ptx/hopper_backward_kernel.h"
+#include <math.h>
+
+static void load_keys(sptx_backward *b) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_ring_fill(e, &b->keys, sptx_muli(e, SPTX_HOPPER_PARAM(e, key_load), 2));
+  for (int group = 0; group < CONSUMERS; group++)
+    for (int chunk = 0; chunk < b->layout.chunks; chunk++) {
+      sptx_value place[5];
+      sptx_hopper_place(e, &b->key, sptx_i32(e, group), b->key.item.kv_head, sptx_i32(e, 64 * chunk), place);
+      if (b->spec->key_runs) {
+        sptx_value run = SPTX_HOPPER_PARAM(e, key_run), first = place[1];
+        place[2] = sptx_udiv(e, first, run);
+        place[1] = sptx_sub(e, first, sptx_mul(e, place[2], run));
+      }
+      int offset = group * b->layout.group_bytes + chunk * 8192;
+      sptx_value buffer = sptx_addi(e, sptx_ring_buffer(e, &b->keys), offset);
+      sptx_tensor_load(e, buffer, e->maps[MAP_K], place, sptx_ring_full(e, &b->keys));
+      sptx_tensor_load(e, sptx_addi(e, buffer, b->layout.v - b->layout.k), e->maps[MAP_V], place,
+                       sptx_ring_full(e, &b->keys));
+    }
+  sptx_ring_advance(e, &b->keys);
+}
+
+static void load_queries(sptx_backward *b, const sptx_ring *ring, sptx_value map) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_ring_fill(e, ring, SPTX_HOPPER_PARAM(e, query_load));
+  for (int group = 0; group < (b->spec->packed ? CONSUMERS : 1); group++) {
+    /* A loop, so that few registers hold coordinates at a time. */
+    sptx_loop chunks = sptx_loop_begin(e, sptx_i32(e, 0), sptx_i32(e, b->layout.chunks), sptx_i32(e, 1));
+    sptx_value place[5], chunk = sptx_backward_recompute(b, chunks.index);
+    sptx_hopper_place(e, &b->query, sptx_i32(e, group), b->query.item.head, sptx_muli(e, chunk, 64), place);
+    sptx_value buffer = sptx_add(e, sptx_ring_buffer(e, ring), sptx_muli(e, chunk, 8192));
+    sptx_tensor_load(e, sptx_addi(e, buffer, group * b->layout.group_bytes), map, place,
+                     sptx_ring_full(e, ring));
+    sptx_loop_end(e, &chunks);
+  }
+}
+
+static void produce_keys(sptx_backward *b) {
+  sptx_backward_open_rings(b, true);
+  sptx_item_loop items = sptx_item_loop_begin(b->e);
+  sptx_backward_find_blocks(b, items.index);
+  load_keys(b);
+  sptx_item_loop_end(b->e, &items);
+}
+
+static void produce_queries(sptx_backward *b) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_backward_open_rings(b, true);
+  sptx_item_loop items = sptx_item_loop_begin(e);
+  sptx_backward_find_blocks(b, items.index);
+  sptx_loop blocks = sptx_backward_block_loop(b, b->first, b->last);
+  load_queries(b, &b->q, e->maps[MAP_Q]);
+  load_queries(b, &b->d_o, e->maps[MAP_D_O]);
+  sptx_ring_advance(e, &b->q);
+  sptx_loop_end(e, &blocks);
+  sptx_item_loop_end(e, &items);
+}
+
+static sptx_hopper_row block_row(sptx_backward *b, sptx_value row) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value group = b->spec->packed ? sptx_shri(e, row, 6) : sptx_i32(e, 0);
+  return sptx_hopper_row_of(e, &b->query, group, b->spec->packed ? sptx_andi(e, row, 63) : row);
+}
+
+static void put_field(sptx_backward *b, int field, sptx_value row, sptx_value value) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value buffer = sptx_add(e, sptx_ring_buffer(e, &b->row_data), sptx_muli(e, row, 4));
+  sptx_shared_store(e, value, sptx_addi(e, buffer, 4 * field * b->layout.rows), 4);
+}
+
+/* LSE in base 2 and D of one query row. Rows that do not exist, or have no key, get the LSE +inf: their
+ * probabilities are 0. */
+static void write_row_sums(sptx_backward *b, sptx_value row) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_hopper_row r = block_row(b, row);
+  sptx_value offset = sptx_muli(e, sptx_hopper_row_index(e, &b->query, &r), 4);
+  offset = sptx_select(e, r.exists, offset, sptx_i64(e, 0));
+  sptx_value lse = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, lse)), offset);
+  sptx_value natural = sptx_load_constant(e, e->f32, lse, 4);
+  sptx_value some = sptx_fcmp(e, LLVMRealOGT, natural, sptx_f32(e, -INFINITY));
+  sptx_value value = sptx_mul(e, natural, sptx_f32(e, M_LOG2E));
+  put_field(b, ROW_LSE, row, sptx_select(e, sptx_and(e, some, r.exists), value, sptx_f32(e, INFINITY)));
+  sptx_value delta = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, workspace)),
+                              sptx_add(e, SPTX_HOPPER_PARAM64(e, delta_offset), offset));
+  put_field(b, ROW_DELTA, row, sptx_load_constant(e, e->f32, delta, 4));
+}
+
+static void write_row_bounds(sptx_backward *b, sptx_value row) {
+  sptx_hopper_row r = block_row(b, row);
+  sptx_value low, high;
+  sptx_hopper_row_keys(b->e, &b->query, &r, b->spec->lower, b->spec->upper, &low, &high);
+  put_field(b, ROW_LOW, row, low);
+  put_field(b, ROW_HIGH, row, high);
+}
+
+static void write_rows(sptx_backward *b, void (*write)(sptx_backward *, sptx_value)) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value lane = sptx_andi(e, sptx_backward_recompute(b, sptx_thread_index(e)), 31);
+  sptx_loop rows = sptx_loop_begin(e, lane, sptx_i32(e, b->layout.rows), sptx_i32(e, 32));
+  write(b, sptx_backward_recompute(b, rows.index));
+  sptx_loop_end(e, &rows);
+}
+
+static void produce_rows(sptx_backward *b, void (*write)(sptx_backward *, sptx_value)) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_backward_open_rings(b, true);
+  sptx_item_loop items = sptx_item_loop_begin(e);
+  sptx_backward_find_blocks(b, items.index);
+  sptx_loop blocks = sptx_backward_block_loop(b, b->first, b->last);
+  sptx_ring_wait_empty(e, &b->row_data);
+  sptx_item *item = &b->query.item, kept = *item;
+  b->query.first = sptx_backward_recompute(b, b->query.first);
+  item->head = sptx_backward_recompute(b, kept.head);
+  item->shared_group = sptx_backward_recompute(b, kept.shared_group);
+  write_rows(b, write);
+  *item = kept;
+  sptx_mbarrier_arrive_if(e, sptx_ring_full(e, &b->row_data), sptx_i32(e, 1));
+  sptx_ring_advance(e, &b->row_data);
+  sptx_loop_end(e, &blocks);
+  sptx_item_loop_end(e, &items);
+}
+
+static void produce_sums(sptx_backward *b) {
+  produce_rows(b, write_row_sums);
+}
+
+static void produce_bounds(sptx_backward *b) {
+  produce_rows(b, write_row_bounds);
+}
+
+/* One role for each warp, so that each fits the producers' registers; copies are issued by one lane. */
+void sptx_backward_produce(sptx_backward *b) {
+  static void (*const roles[4])(sptx_backward *) = {produce_queries, produce_sums, produce_bounds,
+                                                    produce_keys};
+  sptx_gpu_emitter *e = b->e;
+  sptx_set_registers(e, PRODUCER_REGISTERS, false);
+  sptx_value thread = sptx_thread_index(e), warp = sptx_shri(e, thread, 5);
+  for (int i = 0; i < 4; i++) {
+    bool one_lane = i == 0 || i == 3;
+    sptx_value mine = sptx_icmp(e, LLVMIntEQ, one_lane ? thread : warp, sptx_i32(e, one_lane ? 32 * i : i));
+    sptx_if role = sptx_if_begin(e, mine);
+    roles[i](b);
+    sptx_if_end(e, &role);
+  }
+}
