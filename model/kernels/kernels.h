@@ -111,7 +111,7 @@ struct sptx_column_sum_args {
   int64_t rows, chunk_rows, width;
 };
 /* out[i] = the sum of partial[c][i] over chunks; the index range counts blocks of SPTX_FOLD_COLUMNS. */
-#define SPTX_FOLD_COLUMNS 64
+#define SPTX_FOLD_COLUMNS 8
 struct sptx_fold_args {
   const float *partial;
   float *out;

@@ -4,17 +4,17 @@
 INLINE void norm_row(const struct sptx_norm_forward_args *a, int64_t row, const element *x) {
   int64_t width = a->width;
   element *y = (element *)a->y + row * width;
-  float sum = 0, squares = 0;
-  EACH_LANE(i, width)
-  sum += load(x[i]);
-  float mean = lane_sum(sum) / (float)width;
-  EACH_LANE(i, width) {
-    float centred = load(x[i]) - mean;
+  pack sum = {0}, squares = {0};
+  EACH_PACK(i, width)
+  sum += load_pack(x + i);
+  float mean = lane_sum(pack_sum(sum)) / (float)width;
+  EACH_PACK(i, width) {
+    pack centred = load_pack(x + i) - mean;
     squares += centred * centred;
   }
-  float rstd = 1.0f / __builtin_sqrtf(lane_sum(squares) / (float)width + a->epsilon);
-  EACH_LANE(i, width)
-  y[i] = store((load(x[i]) - mean) * rstd * a->gain[i] + a->bias[i]);
+  float rstd = 1.0f / __builtin_sqrtf(lane_sum(pack_sum(squares)) / (float)width + a->epsilon);
+  EACH_PACK(i, width)
+  store_pack(y + i, (load_pack(x + i) - mean) * rstd * load_floats(a->gain + i) + load_floats(a->bias + i));
   FIRST_LANE {
     a->mean[row] = mean;
     a->rstd[row] = rstd;
@@ -31,24 +31,13 @@ KERNEL(residual_forward) {
   EACH_ROW(row) {
     const element *x = (const element *)a.x + row * width, *branch = (const element *)a.branch + row * width;
     element *out = (element *)a.out + row * width;
-    if (a.dropout.threshold == 0) {
-      EACH_LANE(i, width)
-      out[i] = store(load(x[i]) + load(branch[i]) + a.branch_bias[i]);
-    } else {
-      EACH_LANE(quad, width / 4) {
-        uint32_t word[4];
-        dropout_words(&a.dropout, (a.dropout.first_row + row) * (width / 4) + quad, word);
-        for (int k = 0; k < 4; k++) {
-          int64_t i = 4 * quad + k;
-          float value = (load(branch[i]) + a.branch_bias[i]) * a.dropout.scale;
-          out[i] = store(load(x[i]) + (word[k] >= a.dropout.threshold ? value : 0.0f));
-        }
-      }
+    EACH_PACK(i, width) {
+      pack value = load_pack(branch + i) + load_floats(a.branch_bias + i);
+      if (a.dropout.threshold)
+        value = drop(&a.dropout, (a.dropout.first_row + row) * width + i, value);
+      store_pack(out + i, load_pack(x + i) + value);
     }
-    /* Each lane wrote what other lanes now read. */
-#ifdef __NVPTX__
-    __nvvm_bar_warp_sync(-1);
-#endif
+    SYNC_LANES;
     if (a.norm.y)
       norm_row(&a.norm, row, out);
   }
@@ -57,38 +46,34 @@ KERNEL(residual_forward) {
 KERNEL(norm_backward) {
   int64_t width = a.width;
   EACH_ROW(chunk) {
-    float *d_gain = a.partial + chunk * 2 * width, *d_bias = d_gain + width;
-    EACH_LANE(i, 2 * width)
-    d_gain[i] = 0;
-#ifdef __NVPTX__
-    __nvvm_bar_warp_sync(-1);
-#endif
-    int64_t last = (chunk + 1) * a.chunk_rows < a.rows ? (chunk + 1) * a.chunk_rows : a.rows;
-    for (int64_t row = chunk * a.chunk_rows; row < last; row++) {
-      const element *x = (const element *)a.x + row * width, *d_y = (const element *)a.d_y + row * width;
-      element *d_x = (element *)a.d_x + row * width;
-      float mean = a.mean[row], rstd = a.rstd[row], sum = 0, dot = 0;
-      EACH_LANE(i, width) {
-        float normal = (load(x[i]) - mean) * rstd, gradient = load(d_y[i]);
-        d_gain[i] += gradient * normal;
-        d_bias[i] += gradient;
-        sum += gradient * a.gain[i];
-        dot += gradient * a.gain[i] * normal;
-      }
-      sum = lane_sum(sum) / (float)width;
-      dot = lane_sum(dot) / (float)width;
-      const element *d_residual = a.d_residual ? (const element *)a.d_residual + row * width : NULL;
-      if (d_residual) {
-        EACH_LANE(i, width) {
-          float normal = (load(x[i]) - mean) * rstd;
-          d_x[i] = store(load(d_residual[i]) + (load(d_y[i]) * a.gain[i] - sum - normal * dot) * rstd);
+    float *partial = a.partial + chunk * 2 * width;
+    int64_t begin_row = chunk * a.chunk_rows, end_row = begin_row + a.chunk_rows;
+    end_row = end_row < a.rows ? end_row : a.rows;
+    EACH_COLUMN_BLOCK(first, width) {
+      COLUMN_SUMS(d_gain, partial, width);
+      COLUMN_SUMS(d_bias, partial + width, width);
+      for (int64_t row = begin_row; row < end_row; row++) {
+        const element *x = (const element *)a.x + row * width, *d_y = (const element *)a.d_y + row * width;
+        const element *d_residual = a.d_residual ? (const element *)a.d_residual + row * width : NULL;
+        element *d_x = (element *)a.d_x + row * width;
+        float mean = a.mean[row], rstd = a.rstd[row];
+        pack sums = {0}, dots = {0};
+        EACH_PACK(i, width) {
+          pack gradient = load_pack(d_y + i) * load_floats(a.gain + i);
+          sums += gradient;
+          dots += gradient * ((load_pack(x + i) - mean) * rstd);
         }
-      } else {
-        EACH_LANE(i, width) {
-          float normal = (load(x[i]) - mean) * rstd;
-          d_x[i] = store((load(d_y[i]) * a.gain[i] - sum - normal * dot) * rstd);
+        float sum = lane_sum(pack_sum(sums)) / (float)width, dot = lane_sum(pack_sum(dots)) / (float)width;
+        EACH_COLUMN_PACK(p, i, first, width) {
+          pack normal = (load_pack(x + i) - mean) * rstd, gradient = load_pack(d_y + i);
+          ADD_COLUMNS(d_gain, p, i, gradient * normal);
+          ADD_COLUMNS(d_bias, p, i, gradient);
+          pack change = (gradient * load_floats(a.gain + i) - sum - normal * dot) * rstd;
+          store_pack(d_x + i, d_residual ? load_pack(d_residual + i) + change : change);
         }
       }
+      KEEP_COLUMNS(d_gain, partial, first, width);
+      KEEP_COLUMNS(d_bias, partial + width, first, width);
     }
   }
 }
@@ -97,30 +82,23 @@ KERNEL(residual_backward) {
   int64_t width = a.width;
   EACH_ROW(chunk) {
     float *partial = a.partial + chunk * width;
-    EACH_LANE(i, width)
-    partial[i] = 0;
-#ifdef __NVPTX__
-    __nvvm_bar_warp_sync(-1);
-#endif
-    int64_t last = (chunk + 1) * a.chunk_rows < a.rows ? (chunk + 1) * a.chunk_rows : a.rows;
-    for (int64_t row = chunk * a.chunk_rows; row < last; row++) {
-      const element *d_out = (const element *)a.d_out + row * width;
-      if (!a.d_branch) {
-        EACH_LANE(i, width)
-        partial[i] += load(d_out[i]);
-        continue;
-      }
-      element *d_branch = (element *)a.d_branch + row * width;
-      EACH_LANE(quad, width / 4) {
-        uint32_t word[4];
-        dropout_words(&a.dropout, (a.dropout.first_row + row) * (width / 4) + quad, word);
-        for (int k = 0; k < 4; k++) {
-          int64_t i = 4 * quad + k;
-          float value = word[k] >= a.dropout.threshold ? load(d_out[i]) * a.dropout.scale : 0.0f;
-          d_branch[i] = store(value);
-          partial[i] += value;
+    int64_t begin_row = chunk * a.chunk_rows, end_row = begin_row + a.chunk_rows;
+    end_row = end_row < a.rows ? end_row : a.rows;
+    EACH_COLUMN_BLOCK(first, width) {
+      COLUMN_SUMS(sums, partial, width);
+      for (int64_t row = begin_row; row < end_row; row++) {
+        const element *d_out = (const element *)a.d_out + row * width;
+        element *d_branch = a.d_branch ? (element *)a.d_branch + row * width : NULL;
+        EACH_COLUMN_PACK(p, i, first, width) {
+          pack value = load_pack(d_out + i);
+          if (d_branch) {
+            value = drop(&a.dropout, (a.dropout.first_row + row) * width + i, value);
+            store_pack(d_branch + i, value);
+          }
+          ADD_COLUMNS(sums, p, i, value);
         }
       }
+      KEEP_COLUMNS(sums, partial, first, width);
     }
   }
 }

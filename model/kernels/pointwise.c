@@ -1,15 +1,18 @@
 /* Bias and GELU, forward beside backward, and the sums over rows that their bias gradients need. */
 #include "target.h"
 
-INLINE float sigmoid(float x) {
-  return 1.0f / (1.0f + exp_float(-x));
+INLINE pack sigmoid(pack x) {
+  pack result;
+  for (int k = 0; k < PACK; k++)
+    result[k] = 1.0f / (1.0f + exp_float(-x[k]));
+  return result;
 }
 
 KERNEL(bias_forward) {
   EACH_ROW(row) {
     element *x = (element *)a.x + row * a.width;
-    EACH_LANE(i, a.width)
-    x[i] = store(load(x[i]) + a.bias[i]);
+    EACH_PACK(i, a.width)
+    store_pack(x + i, load_pack(x + i) + load_floats(a.bias + i));
   }
 }
 
@@ -17,9 +20,9 @@ KERNEL(gelu_forward) {
   EACH_ROW(row) {
     const element *x = (const element *)a.x + row * a.width;
     element *y = (element *)a.y + row * a.width;
-    EACH_LANE(i, a.width) {
-      float u = load(x[i]) + a.bias[i];
-      y[i] = store(u * sigmoid(1.702f * u));
+    EACH_PACK(i, a.width) {
+      pack u = load_pack(x + i) + load_floats(a.bias + i);
+      store_pack(y + i, u * sigmoid(1.702f * u));
     }
   }
 }
@@ -27,18 +30,22 @@ KERNEL(gelu_forward) {
 KERNEL(gelu_backward) {
   EACH_ROW(chunk) {
     float *partial = a.partial + chunk * a.width;
-    EACH_LANE(i, a.width)
-    partial[i] = 0;
-    int64_t last = (chunk + 1) * a.chunk_rows < a.rows ? (chunk + 1) * a.chunk_rows : a.rows;
-    for (int64_t row = chunk * a.chunk_rows; row < last; row++) {
-      const element *x = (const element *)a.x + row * a.width, *d_y = (const element *)a.d_y + row * a.width;
-      element *d_x = (element *)a.d_x + row * a.width;
-      EACH_LANE(i, a.width) {
-        float u = load(x[i]) + a.bias[i], s = sigmoid(1.702f * u);
-        float gradient = load(d_y[i]) * (s + 1.702f * u * s * (1.0f - s));
-        d_x[i] = store(gradient);
-        partial[i] += gradient;
+    int64_t begin_row = chunk * a.chunk_rows, end_row = begin_row + a.chunk_rows;
+    end_row = end_row < a.rows ? end_row : a.rows;
+    EACH_COLUMN_BLOCK(first, a.width) {
+      COLUMN_SUMS(sums, partial, a.width);
+      for (int64_t row = begin_row; row < end_row; row++) {
+        const element *x = (const element *)a.x + row * a.width,
+                      *d_y = (const element *)a.d_y + row * a.width;
+        element *d_x = (element *)a.d_x + row * a.width;
+        EACH_COLUMN_PACK(p, i, first, a.width) {
+          pack u = load_pack(x + i) + load_floats(a.bias + i), s = sigmoid(1.702f * u);
+          pack gradient = load_pack(d_y + i) * (s + 1.702f * u * s * (1.0f - s));
+          store_pack(d_x + i, gradient);
+          ADD_COLUMNS(sums, p, i, gradient);
+        }
       }
+      KEEP_COLUMNS(sums, partial, first, a.width);
     }
   }
 }
@@ -46,28 +53,25 @@ KERNEL(gelu_backward) {
 KERNEL(column_sum) {
   EACH_ROW(chunk) {
     float *partial = a.partial + chunk * a.width;
-    EACH_LANE(i, a.width)
-    partial[i] = 0;
-    int64_t last = (chunk + 1) * a.chunk_rows < a.rows ? (chunk + 1) * a.chunk_rows : a.rows;
-    for (int64_t row = chunk * a.chunk_rows; row < last; row++) {
-      const element *x = (const element *)a.x + row * a.width;
-      EACH_LANE(i, a.width)
-      partial[i] += load(x[i]);
+    int64_t begin_row = chunk * a.chunk_rows, end_row = begin_row + a.chunk_rows;
+    end_row = end_row < a.rows ? end_row : a.rows;
+    EACH_COLUMN_BLOCK(first, a.width) {
+      COLUMN_SUMS(sums, partial, a.width);
+      for (int64_t row = begin_row; row < end_row; row++)
+        EACH_COLUMN_PACK(p, i, first, a.width)
+      ADD_COLUMNS(sums, p, i, load_pack((const element *)a.x + row * a.width + i));
+      KEEP_COLUMNS(sums, partial, first, a.width);
     }
   }
 }
 
 KERNEL(fold) {
   EACH_ROW(block) {
-    int64_t first = block * SPTX_FOLD_COLUMNS, left = a.width - first;
-    int64_t columns = left < SPTX_FOLD_COLUMNS ? left : SPTX_FOLD_COLUMNS;
-    float *out = a.out + first;
-    EACH_LANE(i, columns)
-    out[i] = 0;
-    for (int64_t chunk = 0; chunk < a.chunks; chunk++) {
-      const float *partial = a.partial + chunk * a.stride + first;
-      EACH_LANE(i, columns)
-      out[i] += partial[i];
-    }
+    int64_t first = block * SPTX_FOLD_COLUMNS;
+    pack sum = {0};
+    EACH_LANE_IN_ORDER(chunk, a.chunks)
+    sum += load_floats(a.partial + chunk * a.stride + first);
+    sum = lane_sum_pack(sum);
+    FIRST_LANE store_floats(a.out + first, sum);
   }
 }

@@ -6,6 +6,10 @@
 #include "kernels.h"
 #include <stddef.h>
 
+/* Rows are worked on in packs of elements; all widths are multiples of PACK. */
+#define PACK 8
+typedef float pack __attribute__((vector_size(4 * PACK)));
+
 #define INLINE static inline __attribute__((always_inline))
 #define PASTE_(a, b, c) sptx_##a##_##b##c
 #define PASTE(a, b, c) PASTE_(a, b, c)
@@ -20,7 +24,11 @@
 #define EACH_ELEMENT(i) for (int64_t i = begin + THREAD; i < end; i += THREADS)
 #define EACH_LANE(i, n) for (int64_t i = THREAD % LANES, i##_end = (n); i < i##_end; i += LANES)
 #define EACH_LANE_IN_ORDER EACH_LANE
+#define EACH_PACK(i, n) for (int64_t i = THREAD % LANES * PACK, i##_end = (n); i < i##_end; i += LANES * PACK)
 #define FIRST_LANE if (THREAD % LANES == 0)
+#define SYNC_LANES __nvvm_bar_warp_sync(-1)
+/* Addresses of packs are multiples of 16: two loads of 16 bytes, or one. */
+#define ALIGNED(p) __builtin_assume_aligned(p, 16)
 #define ENTRY(name)                                                                                          \
   __attribute__((nvptx_kernel)) void PASTE(name, SPTX_ELEMENT, SPTX_VARIANT)(int64_t begin, int64_t end,     \
                                                                              struct sptx_##name##_args a) {  \
@@ -36,6 +44,11 @@ INLINE float lane_max(float x) {
     x = __builtin_fmaxf(x, __nvvm_shfl_sync_bfly_f32(-1, x, distance, LANES - 1));
   return x;
 }
+INLINE pack lane_sum_pack(pack x) {
+  for (int k = 0; k < PACK; k++)
+    x[k] = lane_sum(x[k]);
+  return x;
+}
 INLINE double lane_sum_double(double x) {
   for (int distance = LANES / 2; distance; distance /= 2) {
     union {
@@ -48,6 +61,19 @@ INLINE double lane_sum_double(double x) {
   }
   return x;
 }
+/* Sums over rows stay in registers, for a block of columns at a time. */
+enum { SUM_PACKS = 4, SUM_COLUMNS = SUM_PACKS * LANES * PACK };
+#define EACH_COLUMN_BLOCK(first, width) for (int64_t first = 0; first < (width); first += SUM_COLUMNS)
+#define EACH_COLUMN_PACK(p, i, first, width)                                                                 \
+  _Pragma("unroll") for (int p = 0; p < SUM_PACKS;                                                           \
+                         p++) for (int64_t i = (first) + (p * LANES + THREAD % LANES) * PACK,                \
+                                   i##_end = i < (width) ? i + 1 : i;                                        \
+                                   i < i##_end; i = i##_end)
+#define COLUMN_SUMS(sums, partial, width) pack sums[SUM_PACKS] = {{0}}
+#define ADD_COLUMNS(sums, p, i, value) sums[p] += (value)
+#define KEEP_COLUMNS(sums, partial, first, width)                                                            \
+  EACH_COLUMN_PACK(p, i, first, width)                                                                       \
+  store_floats((partial) + i, sums[p])
 #else
 #define EACH_ROW(row) for (int64_t row = begin; row < end; row++)
 #ifdef __clang__
@@ -59,7 +85,10 @@ INLINE double lane_sum_double(double x) {
 #define EACH_LANE(i, n) INDEPENDENT for (int64_t i = 0; i < (n); i++)
 #define EACH_LANE_IN_ORDER(i, n)                                                                             \
   for (int64_t i = 0; i < (n); i++) /* what no compiler vectorises: NaN-safe max */
+#define EACH_PACK(i, n) for (int64_t i = 0; i < (n); i += PACK)
 #define FIRST_LANE
+#define SYNC_LANES
+#define ALIGNED(p) (p)
 #define ENTRY(name)                                                                                          \
   void PASTE(name, SPTX_ELEMENT, SPTX_VARIANT)(int64_t begin, int64_t end, const void *arguments);           \
   void PASTE(name, SPTX_ELEMENT, SPTX_VARIANT)(int64_t begin, int64_t end, const void *arguments) {          \
@@ -71,10 +100,31 @@ INLINE float lane_sum(float x) {
 INLINE float lane_max(float x) {
   return x;
 }
+INLINE pack lane_sum_pack(pack x) {
+  return x;
+}
 INLINE double lane_sum_double(double x) {
   return x;
 }
+/* Sums over rows are kept where they belong. */
+#define EACH_COLUMN_BLOCK(first, width) for (int64_t first = 0; first < 1; first++)
+#define EACH_COLUMN_PACK(p, i, first, width) for (int64_t i = 0; i < (width); i += PACK)
+#define COLUMN_SUMS(sums, partial, width)                                                                    \
+  float *const sums = (partial);                                                                             \
+  EACH_PACK(i, width)                                                                                        \
+  store_floats(sums + i, (pack){0})
+#define ADD_COLUMNS(sums, p, i, value) store_floats(sums + i, load_floats(sums + i) + (value))
+#define KEEP_COLUMNS(sums, partial, first, width) (void)0
 #endif
+
+INLINE pack load_floats(const float *p) {
+  pack x;
+  __builtin_memcpy(&x, ALIGNED(p), sizeof x);
+  return x;
+}
+INLINE void store_floats(float *p, pack x) {
+  __builtin_memcpy(ALIGNED(p), &x, sizeof x);
+}
 
 /* KERNEL(name) { body over begin, end and the arguments a } */
 #define KERNEL(name)                                                                                         \
@@ -87,35 +137,66 @@ union float_bits {
   uint32_t bits;
 };
 
+typedef uint32_t words __attribute__((vector_size(4 * PACK)));
 #if defined(SPTX_ELEMENT_bf16)
 typedef uint16_t element;
-INLINE float load(element x) {
-  union float_bits u = {.bits = (uint32_t)x << 16};
-  return u.value;
+typedef uint16_t elements __attribute__((vector_size(2 * PACK)));
+INLINE pack widen(elements x) {
+  return (pack)(__builtin_convertvector(x, words) << 16);
 }
 /* Round to nearest even; a NaN stays one (its upper half is made quiet). */
-INLINE element store(float x) {
-  union float_bits u = {x};
-  uint32_t rounded = (u.bits + 0x7fff + (u.bits >> 16 & 1)) >> 16;
-  return (element)(x == x ? rounded : u.bits >> 16 | 0x40);
+INLINE elements narrow(pack x) {
+#ifdef __NVPTX__
+  elements result;
+  for (int k = 0; k < PACK; k += 2) {
+    uint32_t pair;
+    __asm__("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(x[k + 1]), "f"(x[k]));
+    result[k] = (uint16_t)pair;
+    result[k + 1] = (uint16_t)(pair >> 16);
+  }
+  return result;
+#else
+  words bits = (words)x, number = (words)(x == x);
+  words rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return __builtin_convertvector((rounded & number) | ((bits >> 16 | 0x40) & ~number), elements);
+#endif
 }
 #elif defined(SPTX_ELEMENT_f16)
 typedef _Float16 element;
-INLINE float load(element x) {
-  return (float)x;
+typedef _Float16 elements __attribute__((vector_size(2 * PACK)));
+INLINE pack widen(elements x) {
+  return __builtin_convertvector(x, pack);
 }
-INLINE element store(float x) {
-  return (element)x;
+INLINE elements narrow(pack x) {
+  return __builtin_convertvector(x, elements);
 }
 #else
 typedef float element;
-INLINE float load(element x) {
+typedef pack elements;
+INLINE pack widen(elements x) {
   return x;
 }
-INLINE element store(float x) {
+INLINE elements narrow(pack x) {
   return x;
 }
 #endif
+
+INLINE pack load_pack(const element *p) {
+  elements x;
+  __builtin_memcpy(&x, ALIGNED(p), sizeof x);
+  return widen(x);
+}
+INLINE void store_pack(element *p, pack x) {
+  elements narrowed = narrow(x);
+  __builtin_memcpy(ALIGNED(p), &narrowed, sizeof narrowed);
+}
+INLINE float pack_sum(pack x) {
+  return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+}
+/* One element, where rows of packs do not serve. */
+INLINE element narrow_one(float x) {
+  return (element)narrow((pack){x})[0];
+}
 
 /* exp by 2^n * polynomial on [-ln2/2, ln2/2] (Cephes' minimax coefficients), below 2 ulp. */
 INLINE float exp_float(float x) {
@@ -163,13 +244,16 @@ INLINE void philox(uint32_t counter[4], uint32_t key0, uint32_t key1) {
   }
 }
 
-/* The four random words of elements 4 * quad .. 4 * quad + 3 of the global batch. */
-INLINE void dropout_words(const struct sptx_dropout *dropout, int64_t quad, uint32_t word[4]) {
-  word[0] = (uint32_t)quad;
-  word[1] = (uint32_t)(quad >> 32);
-  word[2] = dropout->stream;
-  word[3] = dropout->step;
-  philox(word, dropout->key[0], dropout->key[1]);
+/* x where dropout keeps it, scaled; else 0. `first` counts x's first element within the global batch. */
+INLINE pack drop(const struct sptx_dropout *dropout, int64_t first, pack x) {
+  for (int quad = 0; quad < PACK / 4; quad++) {
+    int64_t index = first / 4 + quad;
+    uint32_t word[4] = {(uint32_t)index, (uint32_t)(index >> 32), dropout->stream, dropout->step};
+    philox(word, dropout->key[0], dropout->key[1]);
+    for (int k = 0; k < 4; k++)
+      x[4 * quad + k] = word[k] >= dropout->threshold ? x[4 * quad + k] * dropout->scale : 0.0f;
+  }
+  return x;
 }
 
 #endif

@@ -16,14 +16,12 @@ KERNEL(cross_entropy) {
     FIRST_LANE a.loss[row] = sum == sum ? log_float(sum) + largest - target : sum;
     if (!a.d_logits)
       continue;
-#ifdef __NVPTX__
-    __nvvm_bar_warp_sync(-1);
-#endif
+    SYNC_LANES;
     element *d_logits = (element *)a.d_logits + row * a.classes;
     float factor = a.scale / sum;
     int64_t hot = a.tokens[row];
     EACH_LANE(i, a.classes)
-    d_logits[i] = store(exp_float(logits[i] - largest) * factor - (i == hot ? a.scale : 0.0f));
+    d_logits[i] = narrow_one(exp_float(logits[i] - largest) * factor - (i == hot ? a.scale : 0.0f));
   }
 }
 
@@ -56,12 +54,12 @@ KERNEL(adam) {
     a.second_moment[i] = second;
     a.weight[i] = weight;
     if (compute)
-      compute[i] = store(weight);
+      compute[i] = narrow_one(weight);
   }
 }
 
 KERNEL(cast) {
   element *to = a.to;
   EACH_ELEMENT(i)
-  to[i] = store(a.from[i]);
+  to[i] = narrow_one(a.from[i]);
 }
