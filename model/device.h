@@ -1,5 +1,6 @@
 /* What the model asks of a device: memory, matrix products, and the kernels of model/kernels. The model's
- * layers are written once against this table; device_cpu.c fills it with OpenBLAS and OpenMP. Calls are
+ * layers are written once against this table; device_cpu.c fills it with OpenBLAS and OpenMP,
+ * device_cuda.c with cuBLASLt and PTX. Calls are
  * ordered as on one stream; only copy_out and synchronize wait. */
 #ifndef SPTX_MODEL_DEVICE_H
 #define SPTX_MODEL_DEVICE_H
@@ -48,6 +49,10 @@ struct sptx_device {
 /* threads 0: all usable cores. Several devices may live side by side; one is used by one thread at a time.
  * Fails: SPTX_CODE_OUT_OF_MEMORY. */
 enum sptx_code sptx_device_create_cpu(int threads, sptx_device **device, sptx_error *error);
+/* A GPU; its context is current in the calling thread, the only one to use the device, until it is destroyed.
+ * Fails: SPTX_CODE_NO_DEVICE (no driver, no such GPU, no cuBLASLt), SPTX_CODE_DEVICE,
+ * SPTX_CODE_DEVICE_MEMORY, SPTX_CODE_OUT_OF_MEMORY. */
+enum sptx_code sptx_device_create_cuda(int ordinal, sptx_device **device, sptx_error *error);
 /* name: "cpu" or "cuda:N". Fails: SPTX_CODE_INVALID_ARGUMENT, SPTX_CODE_NO_DEVICE. */
 enum sptx_code sptx_device_create(const char *name, int threads, sptx_device **device, sptx_error *error);
 void sptx_device_destroy(sptx_device *device); /* NULL is allowed */

@@ -14,8 +14,9 @@ KERNEL(embed_forward) {
     element *h = (element *)a.h + row * a.width;
     EACH_PACK(i, a.width) {
       pack sum = load_floats(token + i);
-      for (int k = 0; k < a.position_tables; k++)
-        sum += load_floats(position_vector(&a.positions[k], position, a.width) + i);
+      for (int k = 0; k < SPTX_MAX_POSITION_TABLES; k++)
+        if (k < a.position_tables)
+          sum += load_floats(position_vector(&a.positions[k], position, a.width) + i);
       store_pack(h + i, sum);
     }
   }

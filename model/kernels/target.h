@@ -194,9 +194,17 @@ INLINE float pack_sum(pack x) {
   return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
 }
 /* One element, where rows of packs do not serve. */
+#if defined(SPTX_ELEMENT_bf16)
 INLINE element narrow_one(float x) {
-  return (element)narrow((pack){x})[0];
+  union float_bits u = {x};
+  uint32_t rounded = (u.bits + 0x7fff + (u.bits >> 16 & 1)) >> 16;
+  return (element)(x == x ? rounded : u.bits >> 16 | 0x40);
 }
+#else
+INLINE element narrow_one(float x) {
+  return (element)x;
+}
+#endif
 
 /* exp by 2^n * polynomial on [-ln2/2, ln2/2] (Cephes' minimax coefficients), below 2 ulp. */
 INLINE float exp_float(float x) {

@@ -1,0 +1,20 @@
+/* Matrix products on a GPU by cuBLASLt, which is opened at run time: neither building nor the CPU needs it.
+ * The declarations are our own, of the stable C interface that versions 11 to 13 share. */
+#ifndef SPTX_MODEL_CUBLASLT_H
+#define SPTX_MODEL_CUBLASLT_H
+
+#include "model/device.h"
+
+typedef struct sptx_cublaslt sptx_cublaslt;
+
+/* With the device's context current. Fails with SPTX_CODE_NO_DEVICE in one sentence where the library is
+ * missing, SPTX_CODE_DEVICE, SPTX_CODE_OUT_OF_MEMORY. workspace: device memory that products may use. */
+enum sptx_code sptx_cublaslt_open(void *workspace, size_t workspace_bytes, sptx_cublaslt **library,
+                                  sptx_error *error);
+void sptx_cublaslt_close(sptx_cublaslt *library); /* NULL is allowed */
+
+/* As sptx_device_ops.multiply, on the legacy stream. A shape's algorithm is chosen once and kept. */
+enum sptx_code sptx_cublaslt_multiply(sptx_cublaslt *library, int64_t m, int64_t n, int64_t k, sptx_matrix a,
+                                      sptx_matrix b, sptx_matrix c, bool accumulate, sptx_error *error);
+
+#endif
