@@ -51,6 +51,9 @@ static const struct key KEYS[] = {
      "of activations and gradients; the weights are always float32"},
     {"recompute", KEY_SWITCH, AT(recompute), "false", 0, 0, NULL,
      "keep only the blocks' inputs and recompute the rest in the backward pass"},
+    {"deterministic", KEY_SWITCH, AT(deterministic), "false", 0, 0, NULL,
+     "on a GPU too, gradients are the same bit for bit from run to run, at a cost; on the CPU they always "
+     "are"},
     {"device", KEY_TEXT, AT(device), "cpu", 0, 0, NULL, "cpu or cuda:N"},
     {"threads", KEY_INTEGER, AT(threads), "0", 0, 1024, NULL, "of the CPU; 0: all usable cores"},
     {"batch", KEY_INTEGER, AT(batch), "1", 1, 65536, NULL, "sequences a step, of each process"},

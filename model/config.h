@@ -26,7 +26,7 @@ typedef struct sptx_config {
   char pattern[SPTX_CONFIG_TEXT];
   int64_t initialization; /* enum sptx_initialization */
   int64_t precision;      /* sptx_dtype */
-  bool recompute;
+  bool recompute, deterministic;
   char device[SPTX_CONFIG_TEXT];
   int64_t threads;
   int64_t batch, steps, warmup, seed;

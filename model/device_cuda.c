@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TYPES = 3, CTA_THREADS = 256, WARPS = CTA_THREADS / 32, CTAS_OF_A_PROCESSOR = 32 };
+enum { TYPES = 3, CTA_THREADS = 128, WARPS = CTA_THREADS / 32, CTAS_OF_A_PROCESSOR = 64 };
 enum { WORKSPACE_BYTES = 32 << 20, GRANULE = 256 };
 
 /* PTX of each element type, ended by NUL; kernels/ptx.S. */
@@ -172,7 +172,7 @@ enum sptx_code sptx_device_create_cuda(int ordinal, sptx_device **device, sptx_e
   if (!cuda)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "no memory for a device");
   cuda->base.ops = &CUDA_OPS;
-  cuda->base.chunk_rows = 32;
+  cuda->base.chunk_rows = 16;
   enum sptx_code code = open_device(cuda, ordinal, error);
   if (code != SPTX_CODE_OK) {
     free(cuda);

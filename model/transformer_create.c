@@ -145,6 +145,8 @@ static enum sptx_code create_attention(sptx_transformer *t, sptx_error *error) {
   desc.flags = t->mode == SPTX_TRANSFORMER_TRAIN    ? SPTX_WITH_BACKWARD
                : t->mode == SPTX_TRANSFORMER_DECODE ? SPTX_WITH_DECODE
                                                     : 0;
+  if (!t->config.deterministic)
+    desc.flags |= SPTX_NONDETERMINISTIC;
   desc.dtype = t->type;
   desc.batch = t->batch;
   desc.heads = t->config.heads;

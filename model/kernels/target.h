@@ -62,7 +62,7 @@ INLINE double lane_sum_double(double x) {
   return x;
 }
 /* Sums over rows stay in registers, for a block of columns at a time. */
-enum { SUM_PACKS = 4, SUM_COLUMNS = SUM_PACKS * LANES * PACK };
+enum { SUM_PACKS = 2, SUM_COLUMNS = SUM_PACKS * LANES * PACK };
 #define EACH_COLUMN_BLOCK(first, width) for (int64_t first = 0; first < (width); first += SUM_COLUMNS)
 #define EACH_COLUMN_PACK(p, i, first, width)                                                                 \
   _Pragma("unroll") for (int p = 0; p < SUM_PACKS;                                                           \
