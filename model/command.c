@@ -27,6 +27,7 @@ bool sptx_model_option(sptx_model_options *options, int option, const char *valu
   case 'v':
     return options->version = true;
   default: /* getopt has said what is wrong */
+    fprintf(stderr, "see %s --help\n", options->command);
     return false;
   }
 }

@@ -15,11 +15,10 @@ static const char usage[] =
     "`mpirun -n 4 sptx-model train ...` trains on four processes, each with its own batch.\n\n"
     "  --out DIR          where the run is kept\n"
     "  --resume           continue from DIR's latest checkpoint, where there is one\n"
-    "  --steps N          stop when N steps are done (0 saves the first weights); learning rates are the "
-    "configuration's, decaying\n"
-    "                     over its `steps` (over N where that is more)\n"
+    "  --steps N          stop when N steps are done (0 saves the first weights); learning rates are the\n"
+    "                     configuration's, decaying over its `steps` (over N where that is more)\n"
     "  --seconds S        stop after about S seconds\n" SPTX_MODEL_OPTIONS_HELP
-    "\n`sptx-model keys` lists the configuration's keys.\n";
+    "\n`sptx-model keys` lists the configuration's keys. Exit status: 0 done, 1 failed, 2 wrong usage.\n";
 
 enum { OPTION_OUT = SPTX_MODEL_OWN_OPTION, OPTION_RESUME, OPTION_STEPS, OPTION_SECONDS };
 

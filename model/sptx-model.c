@@ -34,6 +34,10 @@ static int run(int argc, char **argv) {
     print_usage(stderr);
     return SPTX_MODEL_USAGE;
   }
+  if (argc > 2 && (!strcmp(argv[1], "keys") || !strncmp(argv[1], "--", 2))) {
+    fprintf(stderr, "sptx-model %s: unexpected argument: %s; see sptx-model --help\n", argv[1], argv[2]);
+    return SPTX_MODEL_USAGE;
+  }
   if (!strcmp(argv[1], "--help"))
     print_usage(stdout);
   else if (!strcmp(argv[1], "--version"))
@@ -41,9 +45,13 @@ static int run(int argc, char **argv) {
   else if (!strcmp(argv[1], "keys"))
     sptx_config_print_keys(stdout);
   else {
+    char name[32]; /* what getopt puts before its messages */
     for (int c = 0; c < COMMAND_COUNT; c++)
-      if (!strcmp(argv[1], COMMANDS[c].name))
+      if (!strcmp(argv[1], COMMANDS[c].name)) {
+        snprintf(name, sizeof name, "sptx-model %s", argv[1]);
+        argv[1] = name;
         return COMMANDS[c].run(argc - 1, argv + 1);
+      }
     fprintf(stderr, "sptx-model: no command '%s'; see sptx-model --help\n", argv[1]);
     return SPTX_MODEL_USAGE;
   }

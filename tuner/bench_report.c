@@ -25,8 +25,10 @@ static void cpu_name(char *name, size_t size) {
     fclose(file);
 }
 
-static void print_header(const sptx_bench_report *report, const char *cpu) {
+static void print_header(const sptx_bench_report *report) {
   const sptx_bench_request *r = report->request;
+  char cpu[128];
+  cpu_name(cpu, sizeof cpu);
   fprintf(report->table, "%s: batch %lld, heads %lld (%lld key), n %lld", report->pattern_name,
           (long long)r->batch, (long long)r->heads, (long long)r->kv_heads, (long long)r->n_k);
   if (r->n_q != r->n_k)
@@ -43,10 +45,9 @@ enum sptx_code sptx_bench_report_open(sptx_bench_report *report, FILE *table, sp
   cpu_name(cpu, sizeof cpu);
   report->table = table;
   report->json = NULL;
-  if (table) {
-    print_header(report, cpu);
+  report->headed = false;
+  if (table)
     return SPTX_CODE_OK;
-  }
   cJSON *json = report->json = cJSON_CreateObject();
   bool complete = json && cJSON_AddStringToObject(json, "pattern", report->pattern_name) &&
                   cJSON_AddStringToObject(json, "version", sptx_version()) &&
@@ -131,6 +132,9 @@ static bool add_pass(cJSON *passes, const char *step_name, const sptx_bench_step
 
 enum sptx_code sptx_bench_report_step(sptx_bench_report *report, const char *step_name,
                                       const sptx_bench_step *step, sptx_error *error) {
+  if (report->table && !report->headed)
+    print_header(report);
+  report->headed = true;
   for (int pass = 0; pass < SPTX_BENCH_PASSES; pass++) {
     if (!report->request->passes[pass])
       continue;

@@ -11,6 +11,7 @@ typedef struct sptx_bench_report {
   const sptx_bench_request *request;
   const char *pattern_name;
   FILE *table;        /* NULL: JSON is collected */
+  bool headed;        /* the table's head goes before the first step's line: a failure prints none */
   struct cJSON *json; /* owned */
 } sptx_bench_report;
 

@@ -95,7 +95,7 @@ def check_example(work, root, prefix, libdir, static):
 def check_commands(installed, environment):
     """Each command runs, and its manual page names all the options that --help names."""
     commands = sorted(path.name for path in (installed / "bin").iterdir())
-    assert {"sptx-gen", "sptx-run", "sptx-bench", "sptx-model"} <= set(commands), commands
+    assert {"sptx-gen", "sptx-run", "sptx-bench", "sptx-tune", "sptx-model"} <= set(commands), commands
     for command in commands:
         assert run(installed / "bin" / command, "--version", env=environment).startswith(command)
         page = (installed / "share/man/man1" / f"{command}.1").read_text(encoding="utf-8").replace("\\-", "-")
