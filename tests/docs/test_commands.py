@@ -80,7 +80,7 @@ class Commands(unittest.TestCase):
             self.refused(1, command, *call, words="missing")
 
     def test_devices(self):
-        for command in ("sptx-bench", "sptx-tune", "sptx-gen"):
+        for command in ("sptx-bench", "sptx-tune", "sptx-gen", "sptx-model train"):
             with self.subTest(command):
                 self.refused(2, command, *CALLS[command], "--device", "abacus", words="abacus")
         self.refused(1, "sptx-bench", *CALLS["sptx-bench"], "--device", "cuda:63")
