@@ -56,7 +56,7 @@ def run_lines(text, work, environment, used):
 
 
 def check_c(text, root):
-    rest = (root / "examples/attention.c").read_text(encoding="utf-8").splitlines()
+    rest = [line.strip() for line in (root / "examples/attention.c").read_text(encoding="utf-8").splitlines()]
     for line in text.splitlines():
         assert line in rest, f"not in examples/attention.c, or in another order: {line}"
         rest = rest[rest.index(line) + 1:]
