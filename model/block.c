@@ -93,10 +93,11 @@ static enum sptx_code attention_forward(const struct sptx_block *block,
                                         width,
                                         block->norm_epsilon};
   SPTX_TRY(SPTX_LAUNCH(device, norm_forward, block->type, rows, &norm, error));
-  SPTX_TRY(sptx_linear_forward(device, block->type, rows, width, 3 * width, kept->normal1,
-                               matrix_at(block, at->qkv_weight), kept->qkv, block->type, error));
-  struct sptx_bias_forward_args bias = {kept->qkv, block->weights + at->qkv_bias, 3 * width};
-  SPTX_TRY(SPTX_LAUNCH(device, bias_forward, block->type, rows, &bias, error));
+  SPTX_TRY(device->ops->multiply_add(
+      device, rows, 3 * width, width, (sptx_matrix){kept->normal1, width, block->type, false},
+      (sptx_matrix){(void *)matrix_at(block, at->qkv_weight), width, block->type, true},
+      (sptx_matrix){kept->qkv, 3 * width, block->type, false},
+      (struct sptx_bias){block->weights + at->qkv_bias, matrix_at(block, at->qkv_bias)}, error));
   SPTX_TRY(attend(block, kept, error));
   return sptx_linear_forward(device, block->type, rows, width, width, kept->attended,
                              matrix_at(block, at->projection_weight), branch, block->type, error);

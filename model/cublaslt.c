@@ -44,13 +44,14 @@ typedef struct proposal {
 
 /* Values of cublasLt.h, cublas_api.h and library_types.h. */
 enum { COMPUTE_32F = 68, TYPE_F32 = 0, TYPE_F16 = 2, TYPE_BF16 = 14 };
-enum { TRANSPOSE_A = 3, TRANSPOSE_B = 4, MAX_WORKSPACE = 1 };
+enum { TRANSPOSE_A = 3, TRANSPOSE_B = 4, EPILOGUE = 7, BIAS_POINTER = 8, MAX_WORKSPACE = 1 };
+enum { EPILOGUE_BIAS = 4 };
 
 /* One shape of product, ready to run. */
 typedef struct product {
   int64_t m, n, k, strides[3];
   int types[3];
-  bool transposed[2], accumulate;
+  bool transposed[2], accumulate, biased;
   operation operation;
   layout layouts[3];
   algorithm algorithm;
@@ -146,7 +147,7 @@ static int type_of(sptx_dtype type) {
 
 static bool same_product(const product *p, const product *q) {
   return p->m == q->m && p->n == q->n && p->k == q->k && p->accumulate == q->accumulate &&
-         memcmp(p->strides, q->strides, sizeof p->strides) == 0 &&
+         p->biased == q->biased && memcmp(p->strides, q->strides, sizeof p->strides) == 0 &&
          memcmp(p->types, q->types, sizeof p->types) == 0 &&
          memcmp(p->transposed, q->transposed, sizeof p->transposed) == 0;
 }
@@ -158,7 +159,7 @@ static enum sptx_code make_layout(sptx_cublaslt *lt, product *p, int index, int6
               (uint64_t)rows, p->strides[index]);
 }
 
-static enum sptx_code prepare(sptx_cublaslt *lt, product *p, sptx_error *error) {
+static enum sptx_code prepare(sptx_cublaslt *lt, product *p, const void *bias, sptx_error *error) {
   const int transpose_first = p->transposed[1], transpose_second = p->transposed[0];
   proposal best = {0};
   int found = 0;
@@ -167,6 +168,11 @@ static enum sptx_code prepare(sptx_cublaslt *lt, product *p, sptx_error *error) 
                 sizeof transpose_first));
   SPTX_TRY(CALL(lt, cublasLtMatmulDescSetAttribute, p->operation, TRANSPOSE_B, &transpose_second,
                 sizeof transpose_second));
+  if (p->biased) {
+    const int epilogue = EPILOGUE_BIAS;
+    SPTX_TRY(CALL(lt, cublasLtMatmulDescSetAttribute, p->operation, EPILOGUE, &epilogue, sizeof epilogue));
+    SPTX_TRY(CALL(lt, cublasLtMatmulDescSetAttribute, p->operation, BIAS_POINTER, &bias, sizeof bias));
+  }
   SPTX_TRY(make_layout(lt, p, 0, p->transposed[0] ? p->k : p->m, p->transposed[0] ? p->m : p->k, error));
   SPTX_TRY(make_layout(lt, p, 1, p->transposed[1] ? p->n : p->k, p->transposed[1] ? p->k : p->n, error));
   SPTX_TRY(make_layout(lt, p, 2, p->m, p->n, error));
@@ -179,8 +185,8 @@ static enum sptx_code prepare(sptx_cublaslt *lt, product *p, sptx_error *error) 
   return SPTX_CODE_OK;
 }
 
-static enum sptx_code find_product(sptx_cublaslt *lt, const product *wanted, product **result,
-                                   sptx_error *error) {
+static enum sptx_code find_product(sptx_cublaslt *lt, const product *wanted, const void *bias,
+                                   product **result, sptx_error *error) {
   for (*result = lt->products; *result; *result = (*result)->next)
     if (same_product(*result, wanted))
       return SPTX_CODE_OK;
@@ -188,7 +194,7 @@ static enum sptx_code find_product(sptx_cublaslt *lt, const product *wanted, pro
   if (!made)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "no memory for the plan of a matrix product");
   *made = *wanted;
-  enum sptx_code code = prepare(lt, made, error);
+  enum sptx_code code = prepare(lt, made, bias, error);
   if (code != SPTX_CODE_OK) {
     free_product(lt, made);
     return code;
@@ -199,17 +205,21 @@ static enum sptx_code find_product(sptx_cublaslt *lt, const product *wanted, pro
 }
 
 enum sptx_code sptx_cublaslt_multiply(sptx_cublaslt *lt, int64_t m, int64_t n, int64_t k, sptx_matrix a,
-                                      sptx_matrix b, sptx_matrix c, bool accumulate, sptx_error *error) {
+                                      sptx_matrix b, sptx_matrix c, bool accumulate, const void *bias,
+                                      sptx_error *error) {
   const product wanted = {.m = m,
                           .n = n,
                           .k = k,
                           .strides = {a.stride, b.stride, c.stride},
                           .types = {type_of(a.type), type_of(b.type), type_of(c.type)},
                           .transposed = {a.transposed, b.transposed},
-                          .accumulate = accumulate};
+                          .accumulate = accumulate,
+                          .biased = bias != NULL};
   const float one = 1, beta = accumulate ? 1 : 0;
   product *p;
-  SPTX_TRY(find_product(lt, &wanted, &p, error));
+  SPTX_TRY(find_product(lt, &wanted, bias, &p, error));
+  if (bias) /* each layer has its own */
+    SPTX_TRY(CALL(lt, cublasLtMatmulDescSetAttribute, p->operation, BIAS_POINTER, &bias, sizeof bias));
   return CALL(lt, cublasLtMatmul, lt->handle, p->operation, &one, b.data, p->layouts[1], a.data,
               p->layouts[0], &beta, c.data, p->layouts[2], c.data, p->layouts[2], &p->algorithm,
               lt->workspace, lt->workspace_bytes, NULL);

@@ -13,8 +13,10 @@ enum sptx_code sptx_cublaslt_open(void *workspace, size_t workspace_bytes, sptx_
                                   sptx_error *error);
 void sptx_cublaslt_close(sptx_cublaslt *library); /* NULL is allowed */
 
-/* As sptx_device_ops.multiply, on the legacy stream. A shape's algorithm is chosen once and kept. */
+/* As sptx_device_ops.multiply, on the legacy stream. bias: NULL, or n entries of c's type to add to each row.
+ * A shape's algorithm is chosen once and kept. */
 enum sptx_code sptx_cublaslt_multiply(sptx_cublaslt *library, int64_t m, int64_t n, int64_t k, sptx_matrix a,
-                                      sptx_matrix b, sptx_matrix c, bool accumulate, sptx_error *error);
+                                      sptx_matrix b, sptx_matrix c, bool accumulate, const void *bias,
+                                      sptx_error *error);
 
 #endif

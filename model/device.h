@@ -20,6 +20,12 @@ typedef struct sptx_matrix {
   bool transposed;
 } sptx_matrix;
 
+/* The same values twice: in float32, and in the compute type. */
+struct sptx_bias {
+  const float *floats;
+  const void *elements;
+};
+
 typedef struct sptx_device sptx_device;
 
 struct sptx_device_ops {
@@ -32,6 +38,9 @@ struct sptx_device_ops {
   /* c (m x n) = op(a) (m x k) * op(b) (k x n) + (accumulate ? c : 0); float32 accumulation. */
   enum sptx_code (*multiply)(sptx_device *device, int64_t m, int64_t n, int64_t k, sptx_matrix a,
                              sptx_matrix b, sptx_matrix c, bool accumulate, sptx_error *error);
+  /* c (m x n) = a (m x k) * op(b) (k x n) + bias, which has n entries, in each row. */
+  enum sptx_code (*multiply_add)(sptx_device *device, int64_t m, int64_t n, int64_t k, sptx_matrix a,
+                                 sptx_matrix b, sptx_matrix c, struct sptx_bias bias, sptx_error *error);
   /* Runs a kernel of the given element type over indices 0..count with its argument struct. */
   enum sptx_code (*launch)(sptx_device *device, enum sptx_kernel kernel, sptx_dtype type, int64_t count,
                            const void *arguments, size_t arguments_size, sptx_error *error);

@@ -196,6 +196,13 @@ static enum sptx_code multiply(sptx_device *device, int64_t m, int64_t n, int64_
   return SPTX_CODE_OK;
 }
 
+static enum sptx_code multiply_add(sptx_device *device, int64_t m, int64_t n, int64_t k, sptx_matrix a,
+                                   sptx_matrix b, sptx_matrix c, struct sptx_bias bias, sptx_error *error) {
+  SPTX_TRY(multiply(device, m, n, k, a, b, c, false, error));
+  struct sptx_bias_forward_args args = {c.data, bias.floats, n};
+  return SPTX_LAUNCH(device, bias_forward, c.type, m, &args, error);
+}
+
 static enum sptx_code synchronize(sptx_device *device, sptx_error *error) {
   (void)device, (void)error;
   return SPTX_CODE_OK;
@@ -206,8 +213,8 @@ static void destroy(sptx_device *device) {
   free(device);
 }
 
-static const struct sptx_device_ops CPU_OPS = {allocate, release, copy,        copy,
-                                               multiply, launch,  synchronize, destroy};
+static const struct sptx_device_ops CPU_OPS = {allocate,     release, copy,        copy,   multiply,
+                                               multiply_add, launch,  synchronize, destroy};
 
 enum sptx_code sptx_device_create_cpu(int threads, sptx_device **device, sptx_error *error) {
   *device = NULL;

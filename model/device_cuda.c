@@ -96,7 +96,13 @@ static enum sptx_code copy_out(sptx_device *device, void *host, const void *from
 static enum sptx_code multiply(sptx_device *device, int64_t m, int64_t n, int64_t k, sptx_matrix a,
                                sptx_matrix b, sptx_matrix c, bool accumulate, sptx_error *error) {
   struct cuda *cuda = (struct cuda *)device;
-  return sptx_cublaslt_multiply(cuda->products, m, n, k, a, b, c, accumulate, error);
+  return sptx_cublaslt_multiply(cuda->products, m, n, k, a, b, c, accumulate, NULL, error);
+}
+
+static enum sptx_code multiply_add(sptx_device *device, int64_t m, int64_t n, int64_t k, sptx_matrix a,
+                                   sptx_matrix b, sptx_matrix c, struct sptx_bias bias, sptx_error *error) {
+  struct cuda *cuda = (struct cuda *)device;
+  return sptx_cublaslt_multiply(cuda->products, m, n, k, a, b, c, false, bias.elements, error);
 }
 
 static enum sptx_code load_module(struct cuda *cuda, sptx_dtype type, sptx_error *error) {
@@ -149,8 +155,8 @@ static void destroy(sptx_device *device) {
   free(cuda);
 }
 
-static const struct sptx_device_ops CUDA_OPS = {allocate, release, copy_in,     copy_out,
-                                                multiply, launch,  synchronize, destroy};
+static const struct sptx_device_ops CUDA_OPS = {allocate,     release, copy_in,     copy_out, multiply,
+                                                multiply_add, launch,  synchronize, destroy};
 
 /* The device's context stays current in this thread until destroy: the model is used by one thread. */
 static enum sptx_code open_device(struct cuda *cuda, int ordinal, sptx_error *error) {

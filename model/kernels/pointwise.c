@@ -1,11 +1,10 @@
 /* Bias and GELU, forward beside backward, and the sums over rows that their bias gradients need. */
 #include "target.h"
 
-INLINE pack sigmoid(pack x) {
-  pack result;
+INLINE pack sigmoids(pack x) {
   for (int k = 0; k < PACK; k++)
-    result[k] = 1.0f / (1.0f + exp_float(-x[k]));
-  return result;
+    x[k] = sigmoid(x[k]);
+  return x;
 }
 
 KERNEL(bias_forward) {
@@ -22,7 +21,7 @@ KERNEL(gelu_forward) {
     element *y = (element *)a.y + row * a.width;
     EACH_PACK(i, a.width) {
       pack u = load_pack(x + i) + load_floats(a.bias + i);
-      store_pack(y + i, u * sigmoid(1.702f * u));
+      store_pack(y + i, u * sigmoids(1.702f * u));
     }
   }
 }
@@ -39,7 +38,7 @@ KERNEL(gelu_backward) {
                       *d_y = (const element *)a.d_y + row * a.width;
         element *d_x = (element *)a.d_x + row * a.width;
         EACH_COLUMN_PACK(p, i, first, a.width) {
-          pack u = load_pack(x + i) + load_floats(a.bias + i), s = sigmoid(1.702f * u);
+          pack u = load_pack(x + i) + load_floats(a.bias + i), s = sigmoids(1.702f * u);
           pack gradient = load_pack(d_y + i) * (s + 1.702f * u * s * (1.0f - s));
           store_pack(d_x + i, gradient);
           ADD_COLUMNS(sums, p, i, gradient);

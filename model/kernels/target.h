@@ -61,6 +61,10 @@ INLINE double lane_sum_double(double x) {
   }
   return x;
 }
+/* 1 / (1 + exp(-x)) by the hardware's approximations, below 1e-6. */
+INLINE float sigmoid(float x) {
+  return __nvvm_rcp_approx_ftz_f(1.0f + __nvvm_ex2_approx_ftz_f(-1.44269504f * x));
+}
 /* Sums over rows stay in registers, for a block of columns at a time. */
 enum { SUM_PACKS = 2, SUM_COLUMNS = SUM_PACKS * LANES * PACK };
 #define EACH_COLUMN_BLOCK(first, width) for (int64_t first = 0; first < (width); first += SUM_COLUMNS)
@@ -221,6 +225,12 @@ INLINE float exp_float(float x) {
   union float_bits scale = {.bits = (uint32_t)((int32_t)n + 127) << 23};
   return p * scale.value;
 }
+
+#ifndef __NVPTX__
+INLINE float sigmoid(float x) {
+  return 1.0f / (1.0f + exp_float(-x));
+}
+#endif
 
 /* ln of a positive normal number: exponent plus the series of atanh((m - 1) / (m + 1)), m in [0.7, 1.42). */
 INLINE float log_float(float x) {

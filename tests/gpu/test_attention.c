@@ -240,8 +240,9 @@ static void add_portable(void) {
 
 typedef struct board {
   atomic_int next, failed, unsupported, passed;
-  atomic_int bad_input, bad_input_taken; /* wrong answers; a worker checks them */
-  int current[MOST_WORKERS];             /* the case of each worker, or -1 */
+  atomic_int bad_input; /* wrong answers */
+  bool alone;           /* the cases are done: one worker checks bad input, which takes all memory there is */
+  int current[MOST_WORKERS]; /* the case of each worker, or -1 */
 } board;
 
 typedef struct options {
@@ -273,7 +274,7 @@ static int work(board *b, int self, const options *o) {
     fflush(stdout);
     return opened == GPU_UNSUPPORTED ? NO_GPU : EXIT_FAILURE;
   }
-  if (!list.filter && atomic_exchange(&b->bad_input_taken, 1) == 0) {
+  if (b->alone) {
     alarm((unsigned)o->seconds);
     atomic_fetch_add(&b->bad_input, check_bad_input(&session));
     alarm(0);
@@ -419,6 +420,11 @@ int main(int argc, char **argv) {
   fflush(stdout);
   time_t start = time(NULL);
   int ended = run_workers(b, &o);
+  if (ended == EXIT_SUCCESS && !list.filter) {
+    b->alone = true;
+    o.workers = 1;
+    run_workers(b, &o);
+  }
   remove_cache(o.cache);
   if (ended == NO_GPU)
     return SKIPPED;
