@@ -38,12 +38,10 @@ static enum sptx_code fold(sptx_device *device, sptx_dtype type, int64_t rows, c
 }
 
 enum sptx_code sptx_norm_backward(sptx_device *device, sptx_dtype type,
-                                  const struct sptx_norm_backward_args *args, float *d_gain, float *d_bias,
+                                  const struct sptx_norm_backward_args *args, float *d_gain,
                                   sptx_error *error) {
   SPTX_TRY(SPTX_LAUNCH(device, norm_backward, type, chunks_of(device, args->rows), args, error));
-  SPTX_TRY(fold(device, type, args->rows, args->partial, 2 * args->width, args->width, d_gain, error));
-  return fold(device, type, args->rows, args->partial + args->width, 2 * args->width, args->width, d_bias,
-              error);
+  return fold(device, type, args->rows, args->partial, 2 * args->width, 2 * args->width, d_gain, error);
 }
 
 /* libsptx's codes are ours: runtime/sptx.h and patterns/error.h publish the same numbers. */
@@ -190,8 +188,7 @@ static enum sptx_code feed_forward_backward(const struct sptx_block *block,
                                          rows,
                                          device->chunk_rows,
                                          width};
-  return sptx_norm_backward(device, block->type, &norm, gradients + at->norm2_gain,
-                            gradients + at->norm2_bias, error);
+  return sptx_norm_backward(device, block->type, &norm, gradients + at->norm2_gain, error);
 }
 
 /* d_h holds the gradient of s; on return that of h. */
@@ -233,8 +230,7 @@ static enum sptx_code attention_backward(const struct sptx_block *block,
                                          rows,
                                          device->chunk_rows,
                                          width};
-  return sptx_norm_backward(device, block->type, &norm, gradients + at->norm1_gain,
-                            gradients + at->norm1_bias, error);
+  return sptx_norm_backward(device, block->type, &norm, gradients + at->norm1_gain, error);
 }
 
 enum sptx_code sptx_block_backward(const struct sptx_block *block, const struct sptx_block_activations *kept,

@@ -65,7 +65,7 @@ enum sptx_code sptx_linear_backward(sptx_device *device, sptx_dtype type, int64_
 /* Gradients of a norm: d_x = d_residual + ..., and those of gain and bias, which follow each other in both
  * the parameters and the gradients. */
 enum sptx_code sptx_norm_backward(sptx_device *device, sptx_dtype type,
-                                  const struct sptx_norm_backward_args *args, float *d_gain, float *d_bias,
+                                  const struct sptx_norm_backward_args *args, float *d_gain,
                                   sptx_error *error);
 
 #endif

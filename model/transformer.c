@@ -118,8 +118,7 @@ static enum sptx_code output_backward(sptx_transformer *t, sptx_error *error) {
                                          .rows = t->rows,
                                          .chunk_rows = t->device->chunk_rows,
                                          .width = t->config.width};
-  return sptx_norm_backward(t->device, t->type, &norm, t->gradients + t->parameters.norm_gain,
-                            t->gradients + t->parameters.norm_bias, error);
+  return sptx_norm_backward(t->device, t->type, &norm, t->gradients + t->parameters.norm_gain, error);
 }
 
 enum sptx_code sptx_transformer_forward(sptx_transformer *t, const uint8_t *tokens,
