@@ -12,8 +12,9 @@ bool sptx_complain(const char *command, const char *message, const char *value) 
   return false;
 }
 
-bool sptx_read_count(const char *command, const char *option, const char *text, int64_t most,
-                     int64_t *value) {
+/* Reads a number from 1 to most. */
+static bool read_count(const char *command, const char *option, const char *text, int64_t most,
+                       int64_t *value) {
   char *end;
   errno = 0;
   long long number = strtoll(text, &end, 10);
@@ -88,7 +89,7 @@ static bool read_set(sptx_command_options *options, const char *text) {
 
 static bool read_threads(sptx_command_options *options, const char *text) {
   int64_t threads;
-  if (!sptx_read_count(options->command, "threads", text, 1024, &threads))
+  if (!read_count(options->command, "threads", text, 1024, &threads))
     return false;
   options->threads = (int)threads;
   return true;
@@ -99,17 +100,17 @@ bool sptx_command_option(sptx_command_options *options, int option, const char *
   const char *command = options->command;
   switch (option) {
   case 'n':
-    return sptx_read_count(command, "n", value, most, &options->n_k);
+    return read_count(command, "n", value, most, &options->n_k);
   case 'q':
-    return sptx_read_count(command, "n-q", value, most, &options->n_q);
+    return read_count(command, "n-q", value, most, &options->n_q);
   case 'b':
-    return sptx_read_count(command, "batch", value, most, &options->batch);
+    return read_count(command, "batch", value, most, &options->batch);
   case 'h':
-    return sptx_read_count(command, "heads", value, most, &options->heads);
+    return read_count(command, "heads", value, most, &options->heads);
   case 'k':
-    return sptx_read_count(command, "kv-heads", value, most, &options->kv_heads);
+    return read_count(command, "kv-heads", value, most, &options->kv_heads);
   case 'd':
-    return sptx_read_count(command, "head-dim", value, 256, &options->head_dim);
+    return read_count(command, "head-dim", value, 256, &options->head_dim);
   case 't':
     return read_dtype(options, value);
   case 'p':

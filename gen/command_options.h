@@ -61,8 +61,6 @@ bool sptx_command_option(sptx_command_options *options, int option, const char *
 bool sptx_command_options_finish(sptx_command_options *options);
 /* Says "command: message: value; see command --help" on stderr and is false. */
 bool sptx_complain(const char *command, const char *message, const char *value);
-/* Reads a number from 1 to most. */
-bool sptx_read_count(const char *command, const char *option, const char *text, int64_t most, int64_t *value);
 /* Prints the error and returns the exit status: 2 where the user's input is at fault, else 1. */
 int sptx_exit_status(const char *command, const sptx_error *error);
 

@@ -423,40 +423,6 @@ void sptx_clause_subtract(sptx_lowering *lowering, const sptx_clause *a, const s
     split_literal(&s, b->literals[k].set, b->literals[k].negated);
 }
 
-static bool in_run(sptx_run run, int64_t position) {
-  int64_t residue = position % run.every - run.from;
-  return residue >= 0 && residue < run.count;
-}
-
-enum sptx_code sptx_clause_contains(const sptx_clause *clause, int64_t n, int64_t i, int64_t j,
-                                    bool *contains, sptx_error *error) {
-  int64_t d = i - j;
-  *contains = false;
-  if (i < clause->query_from || i >= clause->query_to || j < clause->key_from || j >= clause->key_to ||
-      d < clause->distance_from || d >= clause->distance_to ||
-      (clause->modulus > 1 && floor_mod(d - clause->phase, clause->modulus)) ||
-      (clause->same_block && i / clause->same_block != j / clause->same_block) ||
-      !in_run(clause->query_run, i) || !in_run(clause->key_run, j))
-    return SPTX_CODE_OK;
-  for (int k = 0; k < clause->digit_count; k++)
-    if (i / clause->digits[k].stride % clause->digits[k].size !=
-        j / clause->digits[k].stride % clause->digits[k].size)
-      return SPTX_CODE_OK;
-  for (int k = 0; k < clause->block_count; k++) {
-    int64_t blocks = i / clause->blocks[k].size - j / clause->blocks[k].size;
-    if (blocks < clause->blocks[k].from || blocks >= clause->blocks[k].to)
-      return SPTX_CODE_OK;
-  }
-  for (int k = 0; k < clause->literal_count; k++) {
-    bool member;
-    SPTX_TRY(sptx_set_contains(clause->literals[k].set, n, i, j, &member, error));
-    if (member == clause->literals[k].negated)
-      return SPTX_CODE_OK;
-  }
-  *contains = true;
-  return SPTX_CODE_OK;
-}
-
 bool sptx_set_is_opaque(const sptx_set *set) {
   if (set->kind == SPTX_SET_RANDOM || set->kind == SPTX_SET_LAYOUT || set->kind == SPTX_SET_WHERE)
     return true;

@@ -81,8 +81,6 @@ sptx_clause sptx_clause_intersect(sptx_lowering *lowering, const sptx_clause *a,
 /* Appends disjoint clauses whose union is a without b. */
 void sptx_clause_subtract(sptx_lowering *lowering, const sptx_clause *a, const sptx_clause *b,
                           sptx_clause_list *out);
-enum sptx_code sptx_clause_contains(const sptx_clause *clause, int64_t n, int64_t i, int64_t j,
-                                    bool *contains, sptx_error *error);
 /* Whether a literal can fail or has no formula (where, random, layout). */
 bool sptx_set_is_opaque(const sptx_set *set);
 

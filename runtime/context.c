@@ -25,7 +25,8 @@ SAME(NO_DEVICE);
 SAME(DEVICE);
 SAME(DEVICE_MEMORY);
 
-const sptx_device_kind *const sptx_device_kinds[] = {&sptx_cpu_device, &sptx_cuda_kind, NULL};
+/* Every kind of device that this build knows, ended by a NULL. */
+static const sptx_device_kind *const device_kinds[] = {&sptx_cpu_device, &sptx_cuda_kind, NULL};
 
 const char *sptx_version(void) {
   return SPTX_VERSION;
@@ -132,7 +133,7 @@ const char *sptx_last_error(const sptx_context *constant) {
 
 static const sptx_device_kind *find_kind(const char *device) {
   size_t length = strcspn(device, ":");
-  for (const sptx_device_kind *const *kind = sptx_device_kinds; *kind; kind++)
+  for (const sptx_device_kind *const *kind = device_kinds; *kind; kind++)
     if (strlen((*kind)->name) == length && strncmp((*kind)->name, device, length) == 0)
       return *kind;
   return NULL;

@@ -1,4 +1,4 @@
-/* What a kind of device must be able to do: one table of functions, one row in sptx_device_kinds. The public
+/* What a kind of device must be able to do: one table of functions, one row in context.c. The public
  * API validates a call, resolves and lowers the pattern, and hands the rest to the device of the context. */
 #ifndef SPTX_RUNTIME_DEVICE_H
 #define SPTX_RUNTIME_DEVICE_H
@@ -57,8 +57,6 @@ typedef struct sptx_device_kind {
   enum sptx_target_family family; /* of its schedules */
 } sptx_device_kind;
 
-/* Every kind of device that this build knows, ended by a NULL. */
-extern const sptx_device_kind *const sptx_device_kinds[];
 extern const sptx_device_kind sptx_cpu_device, sptx_cuda_kind;
 
 #endif

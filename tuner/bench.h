@@ -33,8 +33,6 @@ typedef struct sptx_bench_tensors {
 enum sptx_code sptx_bench_tensors_create(const sptx_bench_request *request, sptx_bench_tensors *tensors,
                                          sptx_error *error);
 void sptx_bench_tensors_clear(sptx_bench_tensors *tensors);
-/* Fills everything that a pass writes with NaN, so that what it leaves out is seen. */
-void sptx_bench_tensors_poison(const sptx_bench_request *request, sptx_bench_tensors *tensors);
 
 /* Errors are norms: |result - reference| / |reference| over the sample, the worst tensor's. */
 typedef struct sptx_bench_check {

@@ -131,6 +131,21 @@ static enum sptx_code random_inputs(const sptx_bench_request *request, sptx_benc
   return random_tensor(request, request->kv_heads, request->n_k, 3, &tensors->v, error);
 }
 
+/* Fills everything that a pass writes with NaN, so that what it leaves out is seen: all bits set is a NaN in
+ * every element type. */
+static void poison(const sptx_bench_request *request, sptx_bench_tensors *tensors) {
+  size_t element = sptx_element_size(request->dtype);
+  size_t query_bytes = (size_t)count_elements(request, request->heads, request->n_q) * element;
+  size_t key_bytes = (size_t)count_elements(request, request->kv_heads, request->n_k) * element;
+  memset(tensors->o, 0xff, query_bytes);
+  memset(tensors->lse, 0xff, (size_t)(request->batch * request->heads * request->n_q) * sizeof(float));
+  if (tensors->d_q) {
+    memset(tensors->d_q, 0xff, query_bytes);
+    memset(tensors->d_k, 0xff, key_bytes);
+    memset(tensors->d_v, 0xff, key_bytes);
+  }
+}
+
 enum sptx_code sptx_bench_tensors_create(const sptx_bench_request *request, sptx_bench_tensors *tensors,
                                          sptx_error *error) {
   enum sptx_code code;
@@ -149,25 +164,11 @@ enum sptx_code sptx_bench_tensors_create(const sptx_bench_request *request, sptx
     SPTX_TRY_GOTO(output_tensor(request, request->kv_heads, request->n_k, &tensors->d_k, error), fail);
     SPTX_TRY_GOTO(output_tensor(request, request->kv_heads, request->n_k, &tensors->d_v, error), fail);
   }
-  sptx_bench_tensors_poison(request, tensors);
+  poison(request, tensors);
   return SPTX_CODE_OK;
 fail:
   sptx_bench_tensors_clear(tensors);
   return code;
-}
-
-/* All bits set is a NaN in every element type. */
-void sptx_bench_tensors_poison(const sptx_bench_request *request, sptx_bench_tensors *tensors) {
-  size_t element = sptx_element_size(request->dtype);
-  size_t query_bytes = (size_t)count_elements(request, request->heads, request->n_q) * element;
-  size_t key_bytes = (size_t)count_elements(request, request->kv_heads, request->n_k) * element;
-  memset(tensors->o, 0xff, query_bytes);
-  memset(tensors->lse, 0xff, (size_t)(request->batch * request->heads * request->n_q) * sizeof(float));
-  if (tensors->d_q) {
-    memset(tensors->d_q, 0xff, query_bytes);
-    memset(tensors->d_k, 0xff, key_bytes);
-    memset(tensors->d_v, 0xff, key_bytes);
-  }
 }
 
 void sptx_bench_tensors_clear(sptx_bench_tensors *tensors) {

@@ -93,7 +93,6 @@ typedef struct sptx_gpu_kernel {
 } sptx_gpu_kernel;
 
 #define SPTX_GPU_MAX_MAPS 16
-#define SPTX_GPU_MAX_PARAMS 2048
 
 /* One kernel launch; launches of a plan run in order on one stream. */
 typedef struct sptx_gpu_launch {
@@ -101,7 +100,7 @@ typedef struct sptx_gpu_launch {
   uint32_t grid[3], block; /* block: threads of a CTA; a cluster is an annotation of the kernel */
   uint32_t shared_bytes;   /* dynamic shared memory */
   void *params;            /* constant parameter block, owned by the plan */
-  size_t params_bytes;     /* at most SPTX_GPU_MAX_PARAMS */
+  size_t params_bytes;
   sptx_gpu_map maps[SPTX_GPU_MAX_MAPS];
   int map_count;
   size_t clear_offset, clear_bytes; /* this part of the workspace is set to zero before the launch */

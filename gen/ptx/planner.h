@@ -26,8 +26,7 @@ typedef struct sptx_gpu_planner {
  * of these heads (all rows initialised). Backward: plan.c has already computed D = rowsum(dO * O) into the
  * workspace at delta_offset, float32 (batch, heads, n_q). Gradients: sums of several pieces are kept in
  * float32 scratch, tensors of the same (batch, heads or kv_heads, n, head_dim) contiguous layout at
- * d_*_offset; add: read the scratch and add to it; final: the result goes to the caller's tensor, else to the
- * scratch. */
+ * d_*_offset. */
 typedef struct sptx_gpu_job {
   const sptx_piece *piece;
   const int32_t *heads; /* the query heads of the class, ascending */
@@ -35,7 +34,6 @@ typedef struct sptx_gpu_job {
   bool all_heads; /* heads is 0..problem->heads-1 */
   bool merge;
   size_t delta_offset, d_q_offset, d_k_offset, d_v_offset;
-  bool d_q_add, d_q_final, d_kv_add, d_kv_final;
 } sptx_gpu_job;
 
 /* Each returns a place in the plan. Offsets are 256-byte aligned. add_kernel returns the index of an existing

@@ -105,7 +105,6 @@ typedef struct sptx_portable {
 
 /* ---- portable_tile.c: work items, views, bounds, loading, masks ---- */
 
-size_t sptx_portable_row_bytes(const sptx_portable_spec *spec); /* of a tile in shared memory */
 size_t sptx_portable_shared_bytes(const sptx_portable_spec *spec);
 /* Begins the kernel and decodes the work item: everything in sptx_portable but kv_head and head of D_KV. */
 void sptx_portable_begin(sptx_portable *p, sptx_gpu_emitter *e, const char *symbol,
@@ -178,7 +177,6 @@ typedef struct sptx_held_rows {
   sptx_fragment at[2][32];
 } sptx_held_rows;
 
-void sptx_accumulator_zero(sptx_portable *p, sptx_accumulator *acc, int blocks);
 void sptx_hold_rows(sptx_portable *p, sptx_value tile, sptx_held_rows *held);
 /* acc = rows * columns^T: both tiles hold head_dim values a row; held may be NULL. */
 void sptx_product_nt(sptx_portable *p, sptx_accumulator *acc, sptx_value rows, const sptx_held_rows *held,

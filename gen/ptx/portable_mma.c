@@ -18,7 +18,7 @@ static bool is_split(const sptx_portable *p) {
   return is_f32(p) && p->spec->f32_mode == SPTX_F32_TF32X3;
 }
 
-void sptx_accumulator_zero(sptx_portable *p, sptx_accumulator *acc, int blocks) {
+static void set_zero(sptx_portable *p, sptx_accumulator *acc, int blocks) {
   acc->blocks = blocks;
   for (int m = 0; m < p->spec->row_blocks; m++)
     for (int n = 0; n < blocks; n++)
@@ -140,7 +140,7 @@ static void product_nt_ffma(sptx_portable *p, sptx_accumulator *acc, sptx_value 
 void sptx_product_nt(sptx_portable *p, sptx_accumulator *acc, sptx_value rows, const sptx_held_rows *held,
                      sptx_value columns) {
   sptx_gpu_emitter *e = p->e;
-  sptx_accumulator_zero(p, acc, p->spec->columns / 8);
+  set_zero(p, acc, p->spec->columns / 8);
   if (is_ffma(p)) {
     product_nt_ffma(p, acc, rows, columns);
     return;

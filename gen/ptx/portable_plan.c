@@ -236,8 +236,8 @@ enum sptx_code sptx_portable_tiles(const sptx_gpu_planner *planner, sptx_portabl
   return SPTX_CODE_OK;
 }
 
-void sptx_portable_symbol(const sptx_portable_spec *s, char *symbol, size_t size) {
-  char flags[96], predicate[32] = "";
+static void write_symbol(const sptx_portable_spec *s, char *symbol, size_t size) {
+  char flags[80], predicate[32] = "";
   if (s->predicate)
     snprintf(predicate, sizeof predicate, "_p%016llx", (unsigned long long)sptx_predicate_hash(s->predicate));
   if (s->role == SPTX_PORTABLE_DECODE)
@@ -269,7 +269,7 @@ enum sptx_code sptx_portable_launch(sptx_gpu_planner *planner, const sptx_portab
   char symbol[128];
   int kernel;
   sptx_gpu_launch *launch;
-  sptx_portable_symbol(spec, symbol, sizeof symbol);
+  write_symbol(spec, symbol, sizeof symbol);
   SPTX_TRY(sptx_gpu_add_kernel(planner, symbol, emit, spec, sizeof *spec, &kernel, error));
   SPTX_TRY(sptx_gpu_add_launch(planner, kernel, params, sizeof *params, &launch, error));
   launch->grid[0] = (uint32_t)items;

@@ -52,7 +52,6 @@ enum sptx_code sptx_portable_add_tiles(sptx_gpu_planner *planner, const sptx_til
                                        sptx_portable_params *params, sptx_error *error);
 enum sptx_code sptx_portable_add_tile_rows(sptx_gpu_planner *planner, const sptx_tile_list *tiles,
                                            sptx_portable_params *params, sptx_error *error);
-void sptx_portable_symbol(const sptx_portable_spec *spec, char *symbol, size_t size);
 enum sptx_code sptx_portable_launch(sptx_gpu_planner *planner, const sptx_portable_spec *spec,
                                     const sptx_portable_params *params,
                                     enum sptx_code (*emit)(struct sptx_gpu_emitter *, const char *,

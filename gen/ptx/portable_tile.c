@@ -11,7 +11,7 @@ static int element_bytes(const sptx_portable_spec *spec) {
 }
 
 /* head_dim in whole 32-byte steps, and one more 16-byte unit to spread rows over the banks. */
-size_t sptx_portable_row_bytes(const sptx_portable_spec *spec) {
+static size_t row_bytes(const sptx_portable_spec *spec) {
   return (size_t)round_to(spec->head_dim * element_bytes(spec), 32) + 16;
 }
 
@@ -19,7 +19,7 @@ size_t sptx_portable_row_bytes(const sptx_portable_spec *spec) {
  * each query. */
 size_t sptx_portable_shared_bytes(const sptx_portable_spec *spec) {
   size_t rows = (size_t)(spec->warps * spec->row_blocks * 16), columns = (size_t)spec->columns;
-  size_t row = sptx_portable_row_bytes(spec);
+  size_t row = row_bytes(spec);
   if (spec->role == SPTX_PORTABLE_DECODE)
     return (size_t)(spec->group * spec->warps * (spec->head_dim + 2)) * sizeof(float);
   if (spec->role == SPTX_PORTABLE_FORWARD)
@@ -80,7 +80,7 @@ void sptx_portable_begin(sptx_portable *p, sptx_gpu_emitter *e, const char *symb
                          const sptx_portable_spec *spec) {
   *p = (sptx_portable){.e = e, .spec = spec};
   p->element_bytes = element_bytes(spec);
-  p->row_bytes = (int)sptx_portable_row_bytes(spec);
+  p->row_bytes = (int)row_bytes(spec);
   p->padded_dim = (p->row_bytes - 16) / p->element_bytes;
   p->columns_are_keys = spec->role != SPTX_PORTABLE_D_KV;
   p->threads = spec->warps * 32;

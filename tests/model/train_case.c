@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-int train_case_warnings;
-
 static const char YAML[] =
     "layers: 2\nwidth: 16\nheads: 1\nlength: 24\nposition_width: 5\nfeed_forward: 2\n"
     "pattern: 'merge:5'\nbatch: 2\nsteps: 40\nwarmup: 5\nlearning_rate: 0.01\nseed: 7\n"
@@ -36,21 +34,13 @@ sptx_config train_case_config(const char *const *settings) {
   return config;
 }
 
-static void count_warning(void *user, const char *sentence) {
-  (void)user, (void)sentence;
-  train_case_warnings++;
-}
-
 sptx_train_options train_case_options(const char *folder, bool resume, int64_t last_step) {
   static sptx_communicator *alone;
   sptx_error error;
   if (!alone)
     cr_assert_eq(sptx_communicator_create(&alone, &error), SPTX_CODE_OK, "%s", error.message);
-  return (sptx_train_options){.folder = folder,
-                              .resume = resume,
-                              .last_step = last_step,
-                              .communicator = alone,
-                              .warn = count_warning};
+  return (sptx_train_options){
+      .folder = folder, .resume = resume, .last_step = last_step, .communicator = alone};
 }
 
 sptx_train_result train_case_run(const sptx_config *config, const char *folder, bool resume,

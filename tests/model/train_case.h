@@ -8,9 +8,8 @@
  * data is a text with a simple rule, written into the test folder. */
 sptx_config train_case_config(const char *const *settings);
 
-/* Options for a run in folder, alone and without callbacks but for warnings, which are counted. */
+/* Options for a run in folder, alone and without callbacks. */
 sptx_train_options train_case_options(const char *folder, bool resume, int64_t last_step);
-extern int train_case_warnings;
 
 /* Trains; expects success. */
 sptx_train_result train_case_run(const sptx_config *config, const char *folder, bool resume,

@@ -38,13 +38,13 @@ static enum sptx_element element_of(const api_tensors *t, int which) {
   return which == API_LSE ? SPTX_ELEMENT_F32 : (enum sptx_element)t->c.dtype;
 }
 
-size_t api_bytes(const api_tensors *t, int which) {
+static size_t bytes_of(const api_tensors *t, int which) {
   return (size_t)t->count[which] * reference_element_size(element_of(t, which));
 }
 
 void api_poison(api_tensors *t) {
   for (int which = API_O; which < API_TENSORS; which++)
-    memset(t->data[which], 0xff, api_bytes(t, which));
+    memset(t->data[which], 0xff, bytes_of(t, which));
 }
 
 static void fill(api_tensors *t, int which, uint64_t *seed) {
@@ -103,7 +103,7 @@ void api_tensors_create(const api_case *c, api_tensors *t) {
   for (int which = 0; which < API_TENSORS; which++) {
     bool of_keys = which == API_K || which == API_V || which == API_D_K || which == API_D_V;
     t->count[which] = which == API_LSE ? queries : (of_keys ? keys : queries) * c->head_dim;
-    t->data[which] = malloc(api_bytes(t, which));
+    t->data[which] = malloc(bytes_of(t, which));
     t->want[which] = malloc((size_t)t->count[which] * sizeof(double));
     cr_assert(t->data[which] && t->want[which]);
     if (which < API_O)

@@ -32,7 +32,6 @@ void api_tensors_clear(api_tensors *t);
 sptx_attention_desc api_desc(const api_case *c, uint32_t flags);
 sptx_pattern *api_pattern(sptx_context *context, const char *pattern);
 void api_poison(api_tensors *t); /* the outputs, again */
-size_t api_bytes(const api_tensors *t, int which);
 
 /* Greatest error of an output in units of its tolerance: at most 1 passes. */
 double api_error(const api_tensors *t, int which);

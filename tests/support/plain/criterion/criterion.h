@@ -72,7 +72,6 @@ extern struct plain_test *plain_tests, *plain_suites;
 #define cr_expect_not_null cr_assert_not_null
 #define cr_expect_str_eq cr_assert_str_eq
 #define cr_expect_float_eq cr_assert_float_eq
-#define cr_assert_fail(...) cr_assert(false, __VA_ARGS__)
 #define cr_log_info(...) (fprintf(stderr, __VA_ARGS__), fputc('\n', stderr))
 #define cr_skip_test(...)                                                                                    \
   do {                                                                                                       \
