@@ -92,6 +92,13 @@ class Commands(unittest.TestCase):
                 self.assertEqual(done.returncode, 1, done.stderr)
                 self.assertIn(command.split()[0], done.stderr)
 
+    def test_bootstrap(self):
+        for arguments, status in ((["--help"], 0), (["unheard_of"], 2), (["demo", "surplus"], 2)):
+            done = subprocess.run([ROOT / "bootstrap", *arguments], capture_output=True, text=True, timeout=60,
+                                  env={"PATH": "/usr/bin:/bin", "BUILD": "/dev/null"})
+            self.assertEqual(done.returncode, status, arguments)
+            self.assertIn("./bootstrap demo", done.stderr if status else done.stdout)
+
 
 if __name__ == "__main__":
     unittest.main(argv=sys.argv[:1])
