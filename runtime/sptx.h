@@ -75,8 +75,9 @@ SPTX_API const char *sptx_status_name(sptx_status status);
 
 /* device: "cpu" or "cuda:N". Compiled code is kept in $XDG_CACHE_HOME/sptx (or ~/.cache/sptx), private to the
  * user; these two variables are the only environment read, here and nowhere else.
- * Fails: SPTX_INVALID_ARGUMENT (device name), SPTX_NO_DEVICE, SPTX_OUT_OF_MEMORY; then *ctx is NULL, and
- * sptx_last_error(NULL) tells the calling thread why. */
+ * Fails: SPTX_INVALID_ARGUMENT (device name), SPTX_NO_DEVICE, SPTX_UNSUPPORTED (the GPU or its driver is too
+ * old), SPTX_DEVICE, SPTX_DEVICE_MEMORY, SPTX_OUT_OF_MEMORY; then *ctx is NULL, and sptx_last_error(NULL)
+ * tells the calling thread why. */
 SPTX_API sptx_status sptx_context_create(sptx_context **ctx, const char *device);
 /* NULL is allowed. Patterns and attentions of the context must be destroyed first. */
 SPTX_API void sptx_context_destroy(sptx_context *ctx);
@@ -88,7 +89,8 @@ SPTX_API sptx_status sptx_context_set_threads(sptx_context *ctx, int threads);
 /* Where compiled code is kept; NULL keeps none on disk. A directory that cannot be used, or that others may
  * write, costs time only. Fails, as the next one: SPTX_INVALID_ARGUMENT (""), SPTX_OUT_OF_MEMORY. */
 SPTX_API sptx_status sptx_context_set_cache(sptx_context *ctx, const char *directory);
-/* The wisdom database; NULL uses none. A missing, damaged or read-only file costs speed only. */
+/* The wisdom database, wisdom.db beside the compiled code unless set; NULL uses none. A missing, damaged or
+ * read-only file costs speed only. */
 SPTX_API sptx_status sptx_context_set_wisdom(sptx_context *ctx, const char *path);
 
 /* Replaces a parameter of the pattern: value is an expression over n and the parameters above it. */
@@ -110,7 +112,8 @@ SPTX_API void sptx_pattern_destroy(sptx_pattern *pattern);
 SPTX_API size_t sptx_pattern_steps(const sptx_pattern *pattern);
 SPTX_API size_t sptx_pattern_step_of_layer(const sptx_pattern *pattern, int64_t layer);
 
-/* Element strides of a tensor; all zero means contiguous (batch, heads, n, head_dim). */
+/* Strides of a tensor in elements, not negative, under which no two elements share a place; all zero means
+ * contiguous (batch, heads, n, head_dim). */
 typedef struct sptx_tensor_strides {
   int64_t batch, head, position;
 } sptx_tensor_strides;
@@ -119,7 +122,8 @@ enum {
   SPTX_WITH_BACKWARD = 1,    /* also prepare the backward pass */
   SPTX_WITH_DECODE = 2,      /* also prepare sptx_attention_decode */
   SPTX_NONDETERMINISTIC = 4, /* the backward pass may differ from run to run where that is faster */
-  SPTX_TUNE = 8              /* search schedules now, within tune_seconds, and remember them */
+  SPTX_TUNE = 8              /* where wisdom knows no schedule, search one for forward and backward now,
+                                within tune_seconds, and file it as wisdom; on "cpu" only */
 };
 
 /* One attention shape. struct_size and the initializer keep programs working when fields are added. */
@@ -128,10 +132,10 @@ typedef struct sptx_attention_desc {
   uint32_t flags;
   sptx_dtype dtype;
   int64_t batch, heads, kv_heads; /* kv_heads divides heads; 0 means heads */
-  int64_t n_q, n_k;               /* the last query is aligned with the last key */
+  int64_t n_q, n_k;               /* n_q <= n_k: the last query is aligned with the last key */
   int64_t head_dim;               /* 16..256, a multiple of 8 */
   int64_t step;                   /* which step of an interleaved pattern */
-  float scale;                    /* 0 means 1 / sqrt(head_dim) */
+  float scale;                    /* 0 means 1 / sqrt(head_dim); below 0 on "cpu" only */
   float soft_cap;                 /* 0 means none; else score = cap * tanh(score / cap) */
   const float *alibi_slopes;      /* NULL or heads host floats, copied: score += slope * (j - i) */
   sptx_tensor_strides q, k, v, o; /* gradients share them, d_o those of o */

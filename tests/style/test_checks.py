@@ -20,6 +20,8 @@ CASES = [
     ("gen/a.h", GOOD + '#include "runtime/sptx.h"\n', "may not include runtime/sptx.h"),
     ("gen/a.c", GOOD + '#include "tests/support/reference.h"\n', "may not include tests/support"),
     ("patterns/a.c", GOOD + "#include <llvm-c/Core.h>\n", "knows no LLVM"),
+    ("examples/a.c", GOOD + '#include "sptx.h"\n', None),
+    ("examples/a.c", GOOD + '#include "gen/ir.h"\n', "it is not installed"),
     ("model/a.c", "int x;\n", "opens without a comment"),
     ("model/a.c", "/* short */\nint x;\n", "opens without a comment"),
     ("examples/a.py", "import sys\n", "opens without a comment"),
