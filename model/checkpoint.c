@@ -2,9 +2,11 @@
 #include "model/checkpoint.h"
 
 #include "model/safetensors.h"
+#include "patterns/output.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,7 +22,7 @@ static sptx_tensor tensor_of(const struct sptx_parameter *parameter, int part) {
 
 enum { COUNTERS = 6, TEXTS = 3, ENTRIES = COUNTERS + TEXTS };
 
-static enum sptx_code write_header(sptx_atomic_file *file, const sptx_parameters *parameters,
+static enum sptx_code write_header(sptx_output *file, const sptx_parameters *parameters,
                                    const sptx_train_state *state, sptx_error *error) {
   const char *const names[COUNTERS] = {"step",          "updates",    "tokens",
                                        "skipped_steps", "good_steps", "recent_tokens"};
@@ -45,16 +47,15 @@ static enum sptx_code write_header(sptx_atomic_file *file, const sptx_parameters
   return code;
 }
 
-static enum sptx_code write_tensors(sptx_atomic_file *file, const sptx_parameters *parameters,
-                                    sptx_device *device, float *const *parts, float *host,
-                                    sptx_error *error) {
+static enum sptx_code write_tensors(sptx_output *file, const sptx_parameters *parameters, sptx_device *device,
+                                    float *const *parts, float *host, sptx_error *error) {
   for (int part = 0; part < SPTX_CHECKPOINT_PARTS; part++) {
     SPTX_TRY(
         device->ops->copy_out(device, host, parts[part], (size_t)parameters->floats * sizeof *host, error));
     for (int p = 0; p < parameters->count; p++) {
       const sptx_tensor tensor = tensor_of(&parameters->list[p], part);
-      SPTX_TRY(sptx_atomic_file_write(file, host + parameters->list[p].offset,
-                                      (size_t)sptx_tensor_floats(&tensor) * sizeof *host, error));
+      SPTX_TRY(sptx_output_write(file, host + parameters->list[p].offset,
+                                 (size_t)sptx_tensor_floats(&tensor) * sizeof *host, error));
     }
   }
   return SPTX_CODE_OK;
@@ -63,23 +64,23 @@ static enum sptx_code write_tensors(sptx_atomic_file *file, const sptx_parameter
 enum sptx_code sptx_checkpoint_write(const char *folder, const sptx_parameters *parameters,
                                      sptx_device *device, float *const parts[SPTX_CHECKPOINT_PARTS],
                                      const sptx_train_state *state, sptx_error *error) {
-  sptx_atomic_file file;
-  char path[SPTX_PATH];
+  sptx_output file;
+  char path[PATH_MAX];
   if (snprintf(path, sizeof path, "%s/checkpoint-%ld.safetensors", folder, (long)state->step) >=
       (int)sizeof path)
     return sptx_fail(error, SPTX_CODE_INVALID_ARGUMENT, "%.200s...: the path is too long", folder);
   float *host = malloc((size_t)parameters->floats * sizeof *host);
   if (!host)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "%s: no memory to write it", path);
-  enum sptx_code code = sptx_atomic_file_open(&file, path, error);
+  enum sptx_code code = sptx_output_open(path, &file, error);
   if (code == SPTX_CODE_OK)
     code = write_header(&file, parameters, state, error);
   if (code == SPTX_CODE_OK)
     code = write_tensors(&file, parameters, device, parts, host, error);
   if (code == SPTX_CODE_OK)
-    code = sptx_atomic_file_commit(&file, error);
+    code = sptx_output_commit(&file, error);
   else
-    sptx_atomic_file_discard(&file);
+    sptx_output_discard(&file);
   free(host);
   return code;
 }
@@ -180,13 +181,14 @@ void sptx_checkpoint_close(sptx_checkpoint *checkpoint) {
   free(checkpoint);
 }
 
-/* The step in the name of a checkpoint, which must end in suffix; -1: no such name. */
-static int64_t step_of(const char *name, const char *suffix) {
+/* The step in the name of a checkpoint, or of what a killed process left of one; -1: no such name. */
+static int64_t step_of(const char *name, bool unfinished) {
   int64_t step = -1;
   int length = 0;
   if (sscanf(name, "checkpoint-%19ld.safetensors%n", &step, &length) != 1 || length == 0)
     return -1;
-  return strcmp(name + length, suffix) ? -1 : step;
+  bool fits = unfinished ? sptx_output_is_unfinished(name) : name[length] == '\0';
+  return fits ? step : -1;
 }
 
 static enum sptx_code open_folder(const char *folder, DIR **directory, sptx_error *error) {
@@ -196,23 +198,23 @@ static enum sptx_code open_folder(const char *folder, DIR **directory, sptx_erro
   return SPTX_CODE_OK;
 }
 
-enum sptx_code sptx_checkpoint_latest(const char *folder, char path[SPTX_PATH], sptx_error *error) {
+enum sptx_code sptx_checkpoint_latest(const char *folder, char path[PATH_MAX], sptx_error *error) {
   DIR *directory;
   int64_t latest = -1;
   path[0] = 0;
   SPTX_TRY(open_folder(folder, &directory, error));
   for (struct dirent *entry; (entry = readdir(directory));)
-    if (step_of(entry->d_name, "") > latest)
-      latest = step_of(entry->d_name, "");
+    if (step_of(entry->d_name, false) > latest)
+      latest = step_of(entry->d_name, false);
   closedir(directory);
   if (latest >= 0)
-    snprintf(path, SPTX_PATH, "%s/checkpoint-%ld.safetensors", folder, (long)latest);
+    snprintf(path, PATH_MAX, "%s/checkpoint-%ld.safetensors", folder, (long)latest);
   return SPTX_CODE_OK;
 }
 
 enum sptx_code sptx_checkpoint_load_weights(const char *folder, sptx_transformer *transformer,
                                             sptx_error *error) {
-  char path[SPTX_PATH];
+  char path[PATH_MAX];
   sptx_checkpoint *checkpoint = NULL;
   SPTX_TRY(sptx_checkpoint_latest(folder, path, error));
   if (!path[0])
@@ -237,7 +239,7 @@ static int64_t later_than(DIR *directory, int64_t step) {
   int64_t later = 0;
   rewinddir(directory);
   for (struct dirent *entry; (entry = readdir(directory));)
-    later += step_of(entry->d_name, "") > step;
+    later += step_of(entry->d_name, false) > step;
   return later;
 }
 
@@ -246,9 +248,9 @@ enum sptx_code sptx_checkpoint_prune(const char *folder, int64_t keep, sptx_erro
   SPTX_TRY(open_folder(folder, &directory, error));
   enum sptx_code code = open_folder(folder, &others, error);
   for (struct dirent *entry; code == SPTX_CODE_OK && (entry = readdir(directory));) {
-    int64_t step = step_of(entry->d_name, "");
+    int64_t step = step_of(entry->d_name, false);
     bool old = step >= 0 && later_than(others, step) >= keep;
-    bool unfinished = step_of(entry->d_name, SPTX_UNFINISHED) >= 0;
+    bool unfinished = step_of(entry->d_name, true) >= 0;
     if ((old || unfinished) && unlinkat(dirfd(directory), entry->d_name, 0) && errno != ENOENT)
       code = sptx_fail(error, SPTX_CODE_IO, "%s/%s: cannot be removed: %s", folder, entry->d_name,
                        strerror(errno));

@@ -3,10 +3,10 @@
 #ifndef SPTX_MODEL_CHECKPOINT_H
 #define SPTX_MODEL_CHECKPOINT_H
 
-#include "model/atomic_file.h"
 #include "model/device.h"
 #include "model/parameters.h"
 #include "model/transformer.h"
+#include <limits.h>
 #include <stdint.h>
 
 /* What a run is besides its weights and moments. */
@@ -43,7 +43,7 @@ enum sptx_code sptx_checkpoint_read(sptx_checkpoint *checkpoint, enum sptx_check
 void sptx_checkpoint_close(sptx_checkpoint *checkpoint); /* NULL is allowed */
 
 /* The path of the folder's latest checkpoint; "" when it has none. Fails: SPTX_CODE_IO (no such folder). */
-enum sptx_code sptx_checkpoint_latest(const char *folder, char path[SPTX_PATH], sptx_error *error);
+enum sptx_code sptx_checkpoint_latest(const char *folder, char path[PATH_MAX], sptx_error *error);
 /* Gives the transformer the weights of the folder's latest checkpoint. Fails also with SPTX_CODE_IO when
  * there is none. */
 enum sptx_code sptx_checkpoint_load_weights(const char *folder, sptx_transformer *transformer,

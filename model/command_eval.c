@@ -3,6 +3,7 @@
 #include "model/command.h"
 #include "model/evaluate.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -84,7 +85,7 @@ static enum sptx_code evaluate(struct command *command, const sptx_config *confi
 }
 
 static int run(struct command *command) {
-  char path[SPTX_PATH], data[SPTX_CONFIG_TEXT + 8];
+  char path[PATH_MAX], data[SPTX_CONFIG_TEXT + 8];
   sptx_config *config = malloc(sizeof *config);
   sptx_evaluation evaluation;
   sptx_error error = {SPTX_CODE_OUT_OF_MEMORY, "no memory for a configuration"};

@@ -1,13 +1,13 @@
 /* Reads a run's configuration and one sequence of a data set; see command_input.h. */
 #include "model/command_input.h"
-#include "model/atomic_file.h"
 #include "model/data.h"
 
+#include <limits.h>
 #include <stdlib.h>
 
 enum sptx_code sptx_command_config(const sptx_model_options *options, const char *folder, sptx_config *config,
                                    sptx_error *error) {
-  char path[SPTX_PATH];
+  char path[PATH_MAX];
   if (snprintf(path, sizeof path, "%s/config.yaml", folder) >= (int)sizeof path)
     return sptx_fail(error, SPTX_CODE_INVALID_ARGUMENT, "the path of DIR is too long");
   return sptx_config_read(path, options->settings, options->setting_count, config, error);

@@ -1,7 +1,7 @@
 /* Reads, checks and writes configurations. What a key is stands in KEYS and nowhere else. */
 #include "model/config.h"
 
-#include "model/atomic_file.h"
+#include "patterns/output.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -378,8 +378,8 @@ static void write_value(FILE *file, const sptx_config *config, const struct key 
 }
 
 enum sptx_code sptx_config_write(const sptx_config *config, const char *path, sptx_error *error) {
-  sptx_atomic_file file;
-  SPTX_TRY(sptx_atomic_file_open(&file, path, error));
+  sptx_output file;
+  SPTX_TRY(sptx_output_open(path, &file, error));
   fprintf(file.stream, "# Written by sptx-model %s: the whole configuration of this run.\n", SPTX_VERSION);
   for (int k = 0; k < KEY_COUNT; k++) {
     fprintf(file.stream, "%s: ", KEYS[k].name);
@@ -391,7 +391,7 @@ enum sptx_code sptx_config_write(const sptx_config *config, const char *path, sp
     for (size_t k = 0; k < config->pattern_param_count; k++)
       fprintf(file.stream, "  %s: '%s'\n", config->pattern_params[k].name, config->pattern_params[k].value);
   }
-  return sptx_atomic_file_commit(&file, error);
+  return sptx_output_commit(&file, error);
 }
 
 void sptx_config_print_keys(FILE *file) {

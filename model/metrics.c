@@ -1,6 +1,7 @@
 /* Appends to CSV files, and cuts them back to a step. */
 #include "model/metrics.h"
 
+#include "patterns/output.h"
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -8,7 +9,7 @@
 #include <sys/types.h>
 
 /* Copies the rows up to step from an older file, whose last row may be cut short by a kill. */
-static enum sptx_code copy_rows(FILE *from, sptx_atomic_file *to, const char *columns, int64_t step,
+static enum sptx_code copy_rows(FILE *from, sptx_output *to, const char *columns, int64_t step,
                                 double *seconds, sptx_error *error) {
   char *line = NULL;
   size_t capacity = 0, heading = strlen(columns);
@@ -22,7 +23,7 @@ static enum sptx_code copy_rows(FILE *from, sptx_atomic_file *to, const char *co
     if (line[length - 1] != '\n' || !comma || strtoll(line, NULL, 10) > step)
       continue;
     *seconds = strtod(comma + 1, NULL);
-    code = sptx_atomic_file_write(to, line, (size_t)length, error);
+    code = sptx_output_write(to, line, (size_t)length, error);
   }
   free(line);
   return code;
@@ -30,25 +31,25 @@ static enum sptx_code copy_rows(FILE *from, sptx_atomic_file *to, const char *co
 
 enum sptx_code sptx_metrics_open(sptx_metrics *metrics, const char *folder, const char *name,
                                  const char *columns, int64_t step, sptx_error *error) {
-  sptx_atomic_file file;
+  sptx_output file;
   metrics->stream = NULL;
   metrics->seconds = 0;
   if (snprintf(metrics->path, sizeof metrics->path, "%s/%s", folder, name) >= (int)sizeof metrics->path)
     return sptx_fail(error, SPTX_CODE_INVALID_ARGUMENT, "%.200s...: the path is too long", folder);
-  SPTX_TRY(sptx_atomic_file_open(&file, metrics->path, error));
-  enum sptx_code code = sptx_atomic_file_write(&file, columns, strlen(columns), error);
+  SPTX_TRY(sptx_output_open(metrics->path, &file, error));
+  enum sptx_code code = sptx_output_write(&file, columns, strlen(columns), error);
   if (code == SPTX_CODE_OK)
-    code = sptx_atomic_file_write(&file, "\n", 1, error);
+    code = sptx_output_write(&file, "\n", 1, error);
   FILE *old = step > 0 ? fopen(metrics->path, "r") : NULL;
   if (old && code == SPTX_CODE_OK)
     code = copy_rows(old, &file, columns, step, &metrics->seconds, error);
   if (old)
     fclose(old);
   if (code != SPTX_CODE_OK) {
-    sptx_atomic_file_discard(&file);
+    sptx_output_discard(&file);
     return code;
   }
-  SPTX_TRY(sptx_atomic_file_commit(&file, error));
+  SPTX_TRY(sptx_output_commit(&file, error));
   metrics->stream = fopen(metrics->path, "a");
   if (!metrics->stream)
     return sptx_fail(error, SPTX_CODE_IO, "%s: %s", metrics->path, strerror(errno));

@@ -3,13 +3,14 @@
 #ifndef SPTX_MODEL_METRICS_H
 #define SPTX_MODEL_METRICS_H
 
-#include "model/atomic_file.h"
 #include "patterns/error.h"
+#include <limits.h>
 #include <stdint.h>
+#include <stdio.h>
 
 typedef struct sptx_metrics {
   FILE *stream;
-  char path[SPTX_PATH];
+  char path[PATH_MAX];
   double seconds; /* the second column of the last row that was there already; else 0 */
 } sptx_metrics;
 

@@ -3,6 +3,7 @@
 
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,7 +45,7 @@ static char *print_header(const sptx_tensor *tensors, size_t tensor_count, const
   return text;
 }
 
-enum sptx_code sptx_safetensors_begin(sptx_atomic_file *file, const sptx_tensor *tensors, size_t tensor_count,
+enum sptx_code sptx_safetensors_begin(sptx_output *file, const sptx_tensor *tensors, size_t tensor_count,
                                       const sptx_metadata *metadata, size_t metadata_count,
                                       sptx_error *error) {
   char *text = print_header(tensors, tensor_count, metadata, metadata_count);
@@ -55,11 +56,11 @@ enum sptx_code sptx_safetensors_begin(sptx_atomic_file *file, const sptx_tensor 
       "                                                                ";
   size_t padding = (DATA_ALIGNMENT - (LENGTH_BYTES + length) % DATA_ALIGNMENT) % DATA_ALIGNMENT;
   uint64_t total = length + padding; /* x86 is little-endian, as the format is */
-  enum sptx_code code = sptx_atomic_file_write(file, &total, LENGTH_BYTES, error);
+  enum sptx_code code = sptx_output_write(file, &total, LENGTH_BYTES, error);
   if (code == SPTX_CODE_OK)
-    code = sptx_atomic_file_write(file, text, length, error);
+    code = sptx_output_write(file, text, length, error);
   if (code == SPTX_CODE_OK)
-    code = sptx_atomic_file_write(file, spaces, padding, error);
+    code = sptx_output_write(file, spaces, padding, error);
   cJSON_free(text);
   return code;
 }
@@ -69,7 +70,7 @@ struct sptx_safetensors {
   cJSON *header;
   int64_t data_begin, data_bytes;
   const cJSON *next; /* tensors are mostly asked for in the file's order */
-  char path[SPTX_PATH];
+  char path[PATH_MAX];
 };
 
 /* An array of `count` whole numbers in 0..2^53. */

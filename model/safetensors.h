@@ -3,8 +3,7 @@
 #ifndef SPTX_MODEL_SAFETENSORS_H
 #define SPTX_MODEL_SAFETENSORS_H
 
-#include "model/atomic_file.h"
-#include "patterns/error.h"
+#include "patterns/output.h"
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,7 +23,7 @@ typedef struct sptx_metadata {
 } sptx_metadata;
 
 /* Writes the header. The caller then writes the tensors' floats, in the same order, and commits. */
-enum sptx_code sptx_safetensors_begin(sptx_atomic_file *file, const sptx_tensor *tensors, size_t tensor_count,
+enum sptx_code sptx_safetensors_begin(sptx_output *file, const sptx_tensor *tensors, size_t tensor_count,
                                       const sptx_metadata *metadata, size_t metadata_count,
                                       sptx_error *error);
 

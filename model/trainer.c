@@ -9,6 +9,7 @@
 #include "model/peak.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,7 +104,7 @@ static enum sptx_code restore(struct trainer *trainer, const char *path, sptx_er
 
 /* Starts anew or resumes; a folder with another run in it is never mixed up with this one. */
 static enum sptx_code begin_state(struct trainer *trainer, sptx_error *error) {
-  char path[SPTX_PATH];
+  char path[PATH_MAX];
   const char *folder = trainer->options->folder;
   trainer->saved_step = -1;
   trainer->state.loss_scale = sptx_first_loss_scale(&trainer->config);
@@ -132,7 +133,7 @@ static enum sptx_code check_data(const struct trainer *trainer, sptx_error *erro
 }
 
 static enum sptx_code write_config(const struct trainer *trainer, sptx_error *error) {
-  char path[SPTX_PATH];
+  char path[PATH_MAX];
   if (snprintf(path, sizeof path, "%s/config.yaml", trainer->options->folder) >= (int)sizeof path)
     return sptx_fail(error, SPTX_CODE_INVALID_ARGUMENT, "%.200s...: the path is too long",
                      trainer->options->folder);

@@ -1,13 +1,14 @@
-/* How a file appears whole or not at all: a temporary file beside it, fsync, rename. */
+/* Write, flush, fsync, rename, fsync of the folder: in this order, or a crash could leave an empty file. */
 #include "patterns/output.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+static const char suffix[] = ".part";
 
 static enum sptx_code io_failure(const sptx_output *output, const char *what, sptx_error *error) {
   return sptx_fail(error, SPTX_CODE_IO, "%s: cannot %s: %s", output->path, what, strerror(errno));
@@ -17,7 +18,7 @@ static enum sptx_code io_failure(const sptx_output *output, const char *what, sp
 static int open_temporary(sptx_output *output, mode_t mode) {
   enum { TRIES = 100 };
   for (unsigned try = 0; try < TRIES; try++) {
-    sprintf(output->temporary, "%s.%lx-%x.part", output->path, (unsigned long)getpid(), try);
+    sprintf(output->temporary, "%s.%lx-%x%s", output->path, (unsigned long)getpid(), try, suffix);
     int descriptor = open(output->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
     if (descriptor >= 0 || errno != EEXIST)
       return descriptor;
@@ -64,6 +65,22 @@ enum sptx_code sptx_output_open(const char *path, sptx_output *output, sptx_erro
   return code;
 }
 
+enum sptx_code sptx_output_write(sptx_output *output, const void *data, size_t bytes, sptx_error *error) {
+  return fwrite(data, 1, bytes, output->stream) == bytes ? SPTX_CODE_OK : io_failure(output, "write", error);
+}
+
+/* Makes a rename in the folder of path last through a crash. Not every file system can; that is no error. */
+static void sync_folder(const char *path) {
+  const char *slash = strrchr(path, '/');
+  char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+  int descriptor = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+  if (descriptor >= 0) {
+    (void)fsync(descriptor);
+    close(descriptor);
+  }
+  free(folder);
+}
+
 enum sptx_code sptx_output_commit(sptx_output *output, sptx_error *error) {
   errno = 0;
   bool written = fflush(output->stream) == 0 && !ferror(output->stream);
@@ -72,14 +89,22 @@ enum sptx_code sptx_output_commit(sptx_output *output, sptx_error *error) {
   bool closed = fclose(output->stream) == 0;
   output->stream = NULL;
   enum sptx_code code = SPTX_CODE_OK;
-  if (!written || !closed)
+  if (!written || !closed) {
+    errno = errno ? errno : EIO; /* an earlier write failed */
     code = io_failure(output, "write", error);
-  else if (output->temporary && rename(output->temporary, output->path) != 0)
+  } else if (output->temporary && rename(output->temporary, output->path) != 0) {
     code = io_failure(output, "replace", error);
-  else if (output->temporary)
+  } else if (output->temporary) {
     *output->temporary = 0;
+    sync_folder(output->path);
+  }
   sptx_output_discard(output);
   return code;
+}
+
+bool sptx_output_is_unfinished(const char *name) {
+  size_t length = strlen(name), tail = sizeof suffix - 1;
+  return length > tail && strcmp(name + length - tail, suffix) == 0;
 }
 
 void sptx_output_discard(sptx_output *output) {

@@ -45,6 +45,7 @@ static bool fails(void) {
   }
 
 WRAP(FILE *, fopen, (const char *path, const char *mode), (path, mode), NULL)
+WRAP(FILE *, fdopen, (int descriptor, const char *mode), (descriptor, mode), NULL)
 WRAP(size_t, fwrite, (const void *data, size_t size, size_t count, FILE *stream), (data, size, count, stream),
      0)
 WRAP(int, fflush, (FILE * stream), (stream), EOF)
