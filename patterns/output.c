@@ -69,16 +69,17 @@ enum sptx_code sptx_output_write(sptx_output *output, const void *data, size_t b
   return fwrite(data, 1, bytes, output->stream) == bytes ? SPTX_CODE_OK : io_failure(output, "write", error);
 }
 
-/* Makes a rename in the folder of path last through a crash. Not every file system can; that is no error. */
-static void sync_folder(const char *path) {
-  const char *slash = strrchr(path, '/');
-  char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
-  int descriptor = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-  if (descriptor >= 0) {
-    (void)fsync(descriptor);
-    close(descriptor);
-  }
-  free(folder);
+/* Makes a rename in the folder of path last through a crash; cuts path down to the folder. Not every file
+ * system can; that is no error. */
+static void sync_folder(char *path) {
+  char *slash = strrchr(path, '/');
+  if (slash)
+    slash[1] = '\0';
+  int descriptor = open(slash ? path : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0)
+    return;
+  (void)fsync(descriptor);
+  close(descriptor);
 }
 
 enum sptx_code sptx_output_commit(sptx_output *output, sptx_error *error) {
