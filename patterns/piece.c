@@ -38,6 +38,17 @@ int64_t sptx_bound_at(const sptx_bound *bound, int64_t x) {
   return clamp(value, bound->low, bound->high);
 }
 
+int64_t sptx_bound_first_above(const sptx_bound *bound, int64_t begin, int64_t end, int64_t y) {
+  while (begin < end) {
+    int64_t middle = begin + (end - begin) / 2;
+    if (sptx_bound_at(bound, middle) > y)
+      end = middle;
+    else
+      begin = middle + 1;
+  }
+  return begin;
+}
+
 /* How many inner indices stand at offsets below `limit` from the start of their shared value. */
 static int64_t inner_below(const sptx_view *view, int64_t limit) {
   int64_t count = 0, lower = 1;

@@ -81,6 +81,8 @@ void sptx_piece_list_clear(sptx_piece_list *list);
 int64_t sptx_view_shared_total(const sptx_view *view);
 int64_t sptx_view_position(const sptx_view *view, int64_t shared, int64_t inner);
 int64_t sptx_bound_at(const sptx_bound *bound, int64_t x);
+/* The first x in [begin, end) whose bound lies above y; end if there is none. Bounds never fall. */
+int64_t sptx_bound_first_above(const sptx_bound *bound, int64_t begin, int64_t end, int64_t y);
 /* Inner indices x whose positions lie in [first, last); for queries first = n_k - n_q, last = n_k. */
 void sptx_view_inner_range(const sptx_view *view, int64_t shared, int64_t first, int64_t last, int64_t *begin,
                            int64_t *end);

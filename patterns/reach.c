@@ -161,18 +161,6 @@ static void pass_tiles(search *s, const sptx_tile_list *tiles, const columns *c,
   }
 }
 
-/* The first x in [begin, end) whose bound lies above y; end if there is none. */
-static int64_t first_above(const sptx_bound *bound, int64_t begin, int64_t end, int64_t y) {
-  while (begin < end) {
-    int64_t middle = begin + (end - begin) / 2;
-    if (sptx_bound_at(bound, middle) > y)
-      end = middle;
-    else
-      begin = middle + 1;
-  }
-  return begin;
-}
-
 /* A run of reached keys of one value of the shared digits: y_first <= y < y_last. */
 typedef struct run {
   int64_t shared, y_first, y_last;
@@ -201,8 +189,8 @@ static bool is_plain(const sptx_view *view) {
 static void pass_run(search *s, const sptx_piece *piece, const run *keys) {
   int64_t begin, end;
   sptx_view_inner_range(&piece->query, keys->shared, 0, s->n, &begin, &end);
-  begin = first_above(&piece->hi, begin, end, keys->y_first);
-  end = first_above(&piece->lo, begin, end, keys->y_last - 1);
+  begin = sptx_bound_first_above(&piece->hi, begin, end, keys->y_first);
+  end = sptx_bound_first_above(&piece->lo, begin, end, keys->y_last - 1);
   bool plain = is_plain(&piece->query), straight = piece->query.inner_count == 1;
   int64_t start = sptx_view_position(&piece->query, keys->shared, 0);
   s->work += 1 + (end - begin) / (plain ? 64 : 1);

@@ -11,18 +11,6 @@ static enum sptx_code no_memory(sptx_error *error) {
   return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for a GPU plan");
 }
 
-/* First x in [low, high) whose bound exceeds value; high where none does. Bounds never fall. */
-static int64_t first_above(const sptx_bound *bound, int64_t low, int64_t high, int64_t value) {
-  while (low < high) {
-    int64_t middle = low + (high - low) / 2;
-    if (sptx_bound_at(bound, middle) > value)
-      high = middle;
-    else
-      low = middle + 1;
-  }
-  return low;
-}
-
 /* The table of ranges for all shared values: kernels cut them to the queries that exist. */
 static enum sptx_code add_ranges(sptx_gpu_planner *planner, const sptx_piece *piece,
                                  const sptx_portable_spec *spec, const sptx_portable_extent *extent,
@@ -35,10 +23,10 @@ static enum sptx_code add_ranges(sptx_gpu_planner *planner, const sptx_piece *pi
     int64_t first = (params->first_tile + t) * rows, last = first + rows - 1;
     if (last >= extent->key_end)
       last = extent->key_end - 1;
-    table[t] = (sptx_portable_range){(int32_t)first_above(&piece->hi, low, high, first),
-                                     (int32_t)first_above(&piece->hi, low, high, last),
-                                     (int32_t)first_above(&piece->lo, low, high, first),
-                                     (int32_t)first_above(&piece->lo, low, high, last)};
+    table[t] = (sptx_portable_range){(int32_t)sptx_bound_first_above(&piece->hi, low, high, first),
+                                     (int32_t)sptx_bound_first_above(&piece->hi, low, high, last),
+                                     (int32_t)sptx_bound_first_above(&piece->lo, low, high, first),
+                                     (int32_t)sptx_bound_first_above(&piece->lo, low, high, last)};
   }
   size_t offset;
   enum sptx_code code =
