@@ -12,6 +12,14 @@ bool sptx_complain(const char *command, const char *message, const char *value) 
   return false;
 }
 
+bool sptx_command_operand(const char *command, const char *name, int argc, char **argv,
+                          const char **operand) {
+  if (optind == argc)
+    return sptx_complain(command, "missing argument", name);
+  *operand = argv[optind];
+  return optind + 1 == argc || sptx_complain(command, "unexpected argument", argv[optind + 1]);
+}
+
 /* Reads a number from 1 to most. */
 static bool read_count(const char *command, const char *option, const char *text, int64_t most,
                        int64_t *value) {

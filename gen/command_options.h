@@ -61,6 +61,8 @@ bool sptx_command_option(sptx_command_options *options, int option, const char *
 bool sptx_command_options_finish(sptx_command_options *options);
 /* Says "command: message: value; see command --help" on stderr and is false. */
 bool sptx_complain(const char *command, const char *message, const char *value);
+/* Takes the one argument that getopt has left over; name says in the complaint what is missing. */
+bool sptx_command_operand(const char *command, const char *name, int argc, char **argv, const char **operand);
 /* Prints the error and returns the exit status: 2 where the user's input is at fault, else 1. */
 int sptx_exit_status(const char *command, const sptx_error *error);
 

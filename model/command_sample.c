@@ -93,11 +93,8 @@ static bool parse(int argc, char **argv, struct command *command) {
       return false;
   if (command->common.help || command->common.version)
     return true;
-  if (optind == argc)
-    return sptx_complain(command->common.command, "missing argument", "DIR");
-  command->folder = argv[optind++];
-  if (optind < argc)
-    return sptx_complain(command->common.command, "unexpected argument", argv[optind]);
+  if (!sptx_command_operand(command->common.command, "DIR", argc, argv, &command->folder))
+    return false;
   if (command->prompt && command->input)
     return sptx_complain(command->common.command, "give one of the two", "--prompt or --input");
   return true;

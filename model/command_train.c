@@ -64,11 +64,8 @@ static bool parse(int argc, char **argv, struct command *command) {
       return false;
   if (command->common.help || command->common.version)
     return true;
-  if (optind == argc)
-    return sptx_complain(command->common.command, "missing argument", "CONFIG.yaml");
-  command->config = argv[optind++];
-  if (optind < argc)
-    return sptx_complain(command->common.command, "unexpected argument", argv[optind]);
+  if (!sptx_command_operand(command->common.command, "CONFIG.yaml", argc, argv, &command->config))
+    return false;
   return command->train.folder || sptx_complain(command->common.command, "missing option", "--out DIR");
 }
 

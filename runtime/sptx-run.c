@@ -130,12 +130,8 @@ static bool parse_arguments(int argc, char **argv, struct options *options) {
       return false;
   if (options->help || options->version)
     return true;
-  if (optind == argc)
-    return sptx_complain(command, "missing argument", "PATTERN.yaml");
-  options->pattern_path = argv[optind++];
-  if (optind < argc)
-    return sptx_complain(command, "unexpected argument", argv[optind]);
-  return check_options(options);
+  return sptx_command_operand(command, "PATTERN.yaml", argc, argv, &options->pattern_path) &&
+         check_options(options);
 }
 
 /* The step's number. Left out of an interleaved pattern, it is that of layer 0, and said so. */
