@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char pattern_text[] = "sptx: 1\nname: local\ncausal: true\nattend: {window: {left: 64}}\n";
+static const char pattern_text[] =
+    "sptx: 1\nname: two pieces\ncausal: true\n"
+    "attend: {any: [{window: {left: 64}}, {columns: {every: 256, last: 8}}]}\n";
 
 enum { N = 256, DIM = 64, BYTES = N * DIM * 2 };
 
@@ -51,7 +53,8 @@ static int check_pointers(const gpu_session *session, const sptx_attention *atte
   return wrong;
 }
 
-/* Scratch of 2^38 bytes, dQ in float32: no GPU has them, so that no kernel sees these pointers. */
+/* Scratch of 2^38 bytes, where dQ of two pieces adds up in float32: no GPU has them, so that no kernel sees
+ * these pointers. */
 static int check_memory(const gpu_session *session, const sptx_pattern *pattern, void *device) {
   sptx_attention *huge = create(session, pattern, 1024, 1 << 20);
   if (!huge)
