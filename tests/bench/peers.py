@@ -68,15 +68,15 @@ def load_library(path, folder):
 
 class Sptx:
     def __init__(self, path, folder, device, patterns):
-        self.library = load_library(path, folder)
-        self.library.sptx_last_error.restype = ctypes.c_char_p
+        self.api = load_library(path, folder)
+        self.api.sptx_last_error.restype = ctypes.c_char_p
         self.patterns = patterns
         self.context = ctypes.c_void_p()
-        self.check(self.library.sptx_context_create(ctypes.byref(self.context), device.encode()))
+        self.check(self.api.sptx_context_create(ctypes.byref(self.context), device.encode()))
 
     def check(self, status):
         if status:
-            raise RuntimeError(self.library.sptx_last_error(self.context).decode())
+            raise RuntimeError(self.api.sptx_last_error(self.context).decode())
 
     def attention(self, case, flags):
         names = case["parameters"]
@@ -84,21 +84,21 @@ class Sptx:
             *[Parameter(name.encode(), value.encode()) for name, value in names.items()])
         path = os.path.join(self.patterns, case["pattern"] + ".yaml").encode()
         pattern, attention = ctypes.c_void_p(), ctypes.c_void_p()
-        self.check(self.library.sptx_pattern_load(self.context, path, parameters, ctypes.c_size_t(len(names)),
+        self.check(self.api.sptx_pattern_load(self.context, path, parameters, ctypes.c_size_t(len(names)),
                                                   ctypes.byref(pattern)))
         description = Description(struct_size=ctypes.sizeof(Description), flags=flags, dtype=BF16,
                                   batch=case["batch"], heads=case["heads"], n_q=case["n"], n_k=case["n"],
                                   head_dim=case["head_dim"], step=case["step"])
-        status = self.library.sptx_attention_create(self.context, pattern, ctypes.byref(description),
+        status = self.api.sptx_attention_create(self.context, pattern, ctypes.byref(description),
                                                     ctypes.byref(attention))
-        self.library.sptx_pattern_destroy(pattern)
+        self.api.sptx_pattern_destroy(pattern)
         self.check(status)
         return attention
 
     def call(self, function, attention, tensors):
         arguments = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-        self.check(getattr(self.library, function)(attention, *arguments, stream))
+        self.check(getattr(self.api, function)(attention, *arguments, stream))
 
     def peer(self, case, tensors, flags):
         q, k, v, d_o = tensors
