@@ -93,30 +93,58 @@ sptx_thread_place sptx_backward_place(sptx_backward *b) {
   return at;
 }
 
-sptx_value sptx_backward_block_limit(sptx_backward *b, size_t field) {
+/* A field of a table in the constants. */
+static sptx_value table_field(sptx_backward *b, sptx_value offset, sptx_value entry, int64_t entry_bytes,
+                              int64_t field) {
   sptx_gpu_emitter *e = b->e;
-  sptx_value table = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, constants)),
-                              SPTX_HOPPER_PARAM64(e, block_table));
-  sptx_value entry = sptx_muli(e, sptx_backward_recompute(b, b->key_tile), sizeof(sptx_hopper_block_range));
-  sptx_value address = sptx_addi(e, sptx_add(e, table, sptx_zext64(e, entry)), (int64_t)field);
-  return sptx_load_constant(e, e->i32, address, 4);
+  sptx_value table = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, constants)), offset);
+  sptx_value place = sptx_add(e, table, sptx_zext64(e, sptx_muli(e, entry, entry_bytes)));
+  return sptx_load_constant(e, e->i32, sptx_addi(e, place, field), 4);
 }
 
-void sptx_backward_find_blocks(sptx_backward *b, sptx_value index) {
+sptx_value sptx_backward_block_limit(sptx_backward *b, size_t field) {
+  sptx_value table = SPTX_HOPPER_PARAM64(b->e, block_table), tile = sptx_backward_recompute(b, b->tile);
+  return table_field(b, table, tile, sizeof(sptx_hopper_block_range), (int64_t)field);
+}
+
+/* The key tiles of a run, in a loop; without runs an item is one tile. */
+static void find_tile(sptx_backward *b, sptx_backward_tiles *tiles) {
   sptx_gpu_emitter *e = b->e;
-  b->query = b->key = (sptx_hopper_rows){.packed = b->spec->packed, .consumers = CONSUMERS};
-  b->query.item = b->key.item = sptx_item_decode(e, index);
+  sptx_value run = b->key.item.tile;
+  if (b->spec->d_q == SPTX_HOPPER_CARRY) {
+    sptx_value table = SPTX_HOPPER_PARAM64(e, run_table);
+    tiles->of_run = sptx_loop_begin(e, table_field(b, table, run, 4, 0), table_field(b, table, run, 4, 4),
+                                    sptx_i32(e, 1));
+    b->tile = tiles->of_run.index;
+    b->key_tile = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, tile));
+    return;
+  }
   /* Items count tiles down; of a causal band, the first tiles of keys have the most queries. */
-  b->key_tile = sptx_sub(e, sptx_addi(e, SPTX_HOPPER_PARAM(e, query_tiles), -1), b->key.item.tile);
+  b->tile = b->key_tile = sptx_sub(e, sptx_addi(e, SPTX_HOPPER_PARAM(e, query_tiles), -1), run);
+}
+
+sptx_backward_tiles sptx_backward_tiles_begin(sptx_backward *b) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_backward_tiles tiles = {.items = sptx_item_loop_begin(e)};
+  b->query = b->key = (sptx_hopper_rows){.packed = b->spec->packed, .consumers = CONSUMERS};
+  b->query.item = b->key.item = sptx_item_decode(e, tiles.items.index);
+  find_tile(b, &tiles);
   b->key.first = sptx_muli(e, b->key_tile, 64 * CONSUMERS);
   b->query.first = sptx_i32(e, 0);
   if (b->spec->packed) {
     b->first = sptx_i32(e, 0);
     b->last = sptx_i32(e, 1);
-    return;
+  } else {
+    b->first = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, first));
+    b->last = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, last));
   }
-  b->first = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, first));
-  b->last = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, last));
+  return tiles;
+}
+
+void sptx_backward_tiles_end(sptx_backward *b, sptx_backward_tiles *tiles) {
+  if (b->spec->d_q == SPTX_HOPPER_CARRY)
+    sptx_loop_end(b->e, &tiles->of_run);
+  sptx_item_loop_end(b->e, &tiles->items);
 }
 
 sptx_loop sptx_backward_block_loop(sptx_backward *b, sptx_value first, sptx_value last) {

@@ -5,8 +5,8 @@
 #include "gen/ptx/hopper_part.h"
 
 /* Where a gradient goes: to the caller's tensor, or added to float32 scratch of (batch, heads, n, head_dim).
- */
-enum sptx_hopper_gradient { SPTX_HOPPER_STORE, SPTX_HOPPER_ADD };
+ * Carry, for dQ: to the caller's tensor by the CTA that computes all of it, one key tile after the other. */
+enum sptx_hopper_gradient { SPTX_HOPPER_STORE, SPTX_HOPPER_ADD, SPTX_HOPPER_CARRY };
 
 /* A CTA of two consumers owns 128 keys (packed: two groups of 64 rows) and walks over blocks of queries. */
 typedef struct sptx_hopper_backward_spec {
@@ -20,10 +20,14 @@ typedef struct sptx_hopper_backward_spec {
 
 enum { SPTX_HOPPER_BACKWARD_CONSUMERS = 2, SPTX_HOPPER_BACKWARD_BLOCK = 64 /* queries of a step */ };
 
-/* One entry for each key tile, in query blocks: [first, full_first) masked, [full_first, full_last) full,
- * [full_last, last) masked. */
+/* A key tile, in query blocks: [first, full_first) masked, [full_first, full_last) full, [full_last, last)
+ * masked. The rest is for runs of tiles (carry): of the blocks before `carried`, earlier tiles of the run
+ * have computed a part; dQ of those before `kept` is complete here, of others before `own_end` in a later
+ * tile of the run, and of those from there on in another run. owns_keys: dK and dV are computed here, all of
+ * them. */
 typedef struct sptx_hopper_block_range {
   int32_t first, full_first, full_last, last;
+  int32_t tile, owns_keys, carried, kept, own_end;
 } sptx_hopper_block_range;
 
 typedef struct sptx_hopper_backward_layout {

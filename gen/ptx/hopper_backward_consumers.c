@@ -43,7 +43,7 @@ static void multiply_rows(sptx_backward *b, const sptx_value *packed, sptx_value
   sptx_wgmma_commit(e);
 }
 
-static void multiply_d_q(sptx_backward *b, sptx_value *d_q) {
+static void multiply_d_q(sptx_backward *b, sptx_value *d_q, bool accumulate) {
   sptx_gpu_emitter *e = b->e;
   sptx_value scores = sptx_ring_buffer(e, &b->scores), keys = sptx_ring_buffer(e, &b->keys);
   if (b->spec->packed) {
@@ -57,7 +57,7 @@ static void multiply_d_q(sptx_backward *b, sptx_value *d_q) {
   sptx_value k = sptx_descriptor_mn_major(e, keys, 8192);
   sptx_wgmma shape = {b->spec->element, sptx_backward_d_q_columns(b), true, true};
   for (int slab = 0; slab < (b->spec->packed ? 4 : 4 * CONSUMERS); slab++)
-    sptx_wgmma_shared(e, shape, slab > 0, d_q, sptx_addi(e, a, slab * (2048 >> 4)),
+    sptx_wgmma_shared(e, shape, accumulate || slab > 0, d_q, sptx_addi(e, a, slab * (2048 >> 4)),
                       sptx_addi(e, k, slab % 4 * (2048 >> 4) + slab / 4 * (b->layout.group_bytes >> 4)));
   sptx_wgmma_commit(e);
 }
@@ -150,8 +150,7 @@ static void write_slots(sptx_backward *b, const sptx_value *slots, const sptx_va
     sptx_set_slot(b->e, slots[i], values[i]);
 }
 
-/* The same for a packed item, whose one block is all there is: each gradient leaves its registers before the
- * next needs them. */
+/* A packed item is one block: each gradient leaves its registers before the next needs them. */
 static void accumulate_packed(sptx_backward *b, const sptx_value *p, const sptx_value *ds) {
   sptx_gpu_emitter *e = b->e;
   int outputs = b->spec->head_dim / 2;
@@ -163,7 +162,7 @@ static void accumulate_packed(sptx_backward *b, const sptx_value *p, const sptx_
   sptx_ring_release(e, &b->d_o, b->at.first_lane);
   sptx_backward_write_d_v(b, d_v);
   sptx_wgmma_fence(e);
-  multiply_d_q(b, d_q);
+  multiply_d_q(b, d_q, false);
   sptx_wgmma_wait(e, 0, d_q, outputs);
   sptx_backward_write_d_q(b, d_q);
   sptx_wgmma_fence(e);
@@ -200,12 +199,15 @@ static void packed_step(sptx_backward *b) {
   accumulate_packed(b, packed_p, packed_ds);
 }
 
-/* Issues dQ of the block before, once both consumers have shared its dS. */
-static void issue_d_q(sptx_backward *b, sptx_value *d_q) {
+/* Issues dQ of the block before `next`, once both consumers have shared its dS. */
+static void issue_d_q(sptx_backward *b, sptx_value next, sptx_value *d_q) {
   sptx_gpu_emitter *e = b->e;
+  bool carries = b->spec->d_q == SPTX_HOPPER_CARRY;
+  if (carries)
+    sptx_backward_read_carried(b, sptx_addi(e, next, -1), d_q);
   sptx_ring_wait_full(e, &b->scores);
   sptx_wgmma_fence(e);
-  multiply_d_q(b, d_q);
+  multiply_d_q(b, d_q, carries);
   sptx_ring_advance(e, &b->scores);
 }
 
@@ -242,7 +244,7 @@ static void step(sptx_backward *b, bool masked, bool later) {
   if (narrow)
     issue_scores(b, true, ds);
   if (later)
-    issue_d_q(b, d_q);
+    issue_d_q(b, sptx_shri(e, b->query.first, 6), d_q);
   sptx_ring_wait_full(e, &b->row_data);
   sptx_wgmma_wait(e, narrow + later, s, scores);
   probabilities(b, masked, s);
@@ -302,27 +304,40 @@ static void release_keys(sptx_backward *b) {
   sptx_ring_advance(b->e, &b->keys);
 }
 
-/* dQ of the item's last block; then the keys may be replaced, while the gradients leave. */
-static void finish_item(sptx_backward *b, sptx_value some) {
-  sptx_gpu_emitter *e = b->e;
-  int outputs = b->spec->head_dim / 2, queries = sptx_backward_d_q_columns(b) / 2;
-  sptx_value x[64] = {NULL}, d_q[32] = {NULL};
-  sptx_if computed = sptx_if_begin(e, some);
-  issue_d_q(b, d_q);
-  sptx_wgmma_wait(e, 0, d_q, queries);
-  release_keys(b);
-  b->query.first = sptx_muli(e, sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, last)), BLOCK);
-  write_earlier_d_q(b, d_q);
-  sptx_if_else(e, &computed);
-  release_keys(b);
-  sptx_if_end(e, &computed);
+static void write_key_gradients(sptx_backward *b) {
+  sptx_value x[64] = {NULL};
+  int outputs = b->spec->head_dim / 2;
   read_slots(b, b->d_v, x, outputs);
   sptx_backward_write_d_v(b, x);
   read_slots(b, b->d_k, x, outputs);
   sptx_backward_write_d_k(b, x);
 }
 
-static void consume_item(sptx_backward *b) {
+/* dQ of the tile's last block; then the keys may be replaced, while the gradients leave. */
+static void finish_tile(sptx_backward *b, sptx_value some) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value d_q[32] = {NULL};
+  sptx_if computed = sptx_if_begin(e, some);
+  sptx_value last = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, last));
+  b->query.first = sptx_muli(e, last, BLOCK);
+  issue_d_q(b, last, d_q);
+  sptx_wgmma_wait(e, 0, d_q, sptx_backward_d_q_columns(b) / 2);
+  release_keys(b);
+  write_earlier_d_q(b, d_q);
+  sptx_if_else(e, &computed);
+  release_keys(b);
+  sptx_if_end(e, &computed);
+  if (b->spec->d_q != SPTX_HOPPER_CARRY) {
+    write_key_gradients(b);
+    return;
+  }
+  sptx_value owns = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, owns_keys));
+  sptx_if mine = sptx_if_begin(e, sptx_icmp(e, LLVMIntNE, owns, sptx_i32(e, 0)));
+  write_key_gradients(b);
+  sptx_if_end(e, &mine);
+}
+
+static void consume_tile(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
   int outputs = b->spec->head_dim / 2;
   sptx_ring_wait_full(e, &b->keys);
@@ -339,7 +354,7 @@ static void consume_item(sptx_backward *b) {
   sptx_if computed = sptx_if_begin(e, some);
   walk_blocks(b);
   sptx_if_end(e, &computed);
-  finish_item(b, some);
+  finish_tile(b, some);
 }
 
 void sptx_backward_consume(sptx_backward *b) {
@@ -354,9 +369,8 @@ void sptx_backward_consume(sptx_backward *b) {
   }
   b->scale = sptx_load_arg(e, e->f32, offsetof(sptx_gpu_args, scale));
   b->scale_log2 = sptx_mul(e, b->scale, sptx_f32(e, M_LOG2E));
-  sptx_item_loop items = sptx_item_loop_begin(e);
-  sptx_backward_find_blocks(b, items.index);
-  consume_item(b);
-  sptx_item_loop_end(e, &items);
+  sptx_backward_tiles tiles = sptx_backward_tiles_begin(b);
+  consume_tile(b);
+  sptx_backward_tiles_end(b, &tiles);
   sptx_bulk_wait(e);
 }

@@ -93,9 +93,50 @@ static void add_rows(sptx_backward *b, const sptx_value *x, int columns, sptx_va
   }
 }
 
+/* This thread's part of what is carried of dQ of a query block: its registers, four at a time. Only this
+ * thread reads it again, so that nothing orders the two. */
+static sptx_value carry_address(sptx_backward *b, sptx_value block) {
+  sptx_gpu_emitter *e = b->e;
+  int quads = sptx_backward_d_q_columns(b) / 8;
+  sptx_value blocks = SPTX_HOPPER_PARAM(e, carry_blocks), consumer = sptx_backward_recompute(b, b->consumer);
+  sptx_value in_ring = LLVMBuildAnd(e->builder, block, sptx_addi(e, blocks, -1), "");
+  sptx_value slot = sptx_add(e, sptx_mul(e, sptx_block_index(e), blocks), in_ring);
+  slot = sptx_add(e, sptx_muli(e, slot, CONSUMERS), consumer);
+  sptx_value thread = sptx_andi(e, sptx_backward_recompute(b, sptx_thread_index(e)), 127);
+  sptx_value offset = sptx_muli(e, sptx_add(e, sptx_muli(e, slot, quads * 128), thread), 16);
+  sptx_value base = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, workspace)),
+                             SPTX_HOPPER_PARAM64(e, carry_offset));
+  return sptx_add(e, base, sptx_zext64(e, offset));
+}
+
+void sptx_backward_read_carried(sptx_backward *b, sptx_value block, sptx_value *d_q) {
+  sptx_gpu_emitter *e = b->e;
+  size_t carried = offsetof(sptx_hopper_block_range, carried);
+  sptx_value some = sptx_icmp(e, LLVMIntSLT, block, sptx_backward_block_limit(b, carried));
+  sptx_value from = carry_address(b, block);
+  for (int i = 0; i < sptx_backward_d_q_columns(b) / 2; i += 4) {
+    sptx_value quad = sptx_load_global(e, LLVMVectorType(e->f32, 4), sptx_addi(e, from, i * 512), 16);
+    for (int k = 0; k < 4; k++) {
+      sptx_value x = LLVMBuildExtractElement(e->builder, quad, sptx_i32(e, k), "");
+      d_q[i + k] = sptx_select(e, some, x, sptx_f32(e, 0));
+    }
+  }
+}
+
+static void carry(sptx_backward *b, sptx_value block, const sptx_value *d_q) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value to = carry_address(b, block);
+  for (int i = 0; i < sptx_backward_d_q_columns(b) / 2; i += 4) {
+    sptx_value quad = LLVMGetUndef(LLVMVectorType(e->f32, 4));
+    for (int k = 0; k < 4; k++)
+      quad = LLVMBuildInsertElement(e->builder, quad, d_q[i + k], sptx_i32(e, k), "");
+    sptx_store_global(e, quad, sptx_addi(e, to, i * 512), 16);
+  }
+}
+
 static void write_gradient(sptx_backward *b, enum sptx_hopper_gradient how, const sptx_value *x, int columns,
                            int map, const sptx_value place[5]) {
-  if (how == SPTX_HOPPER_STORE)
+  if (how != SPTX_HOPPER_ADD)
     store_rows(b, x, columns, b->e->maps[map], place);
   else
     add_rows(b, x, columns, b->e->maps[map], place);
@@ -127,20 +168,39 @@ static void store_halves(sptx_backward *b, const sptx_value *x, const sptx_value
   sptx_if_end(e, &one);
 }
 
-void sptx_backward_write_d_q(sptx_backward *b, sptx_value *d_q) {
+static void finish_d_q(sptx_backward *b, const sptx_value *sum) {
   sptx_gpu_emitter *e = b->e;
   int columns = sptx_backward_d_q_columns(b);
+  sptx_value d_q[64] = {NULL};
   for (int i = 0; i < columns / 2; i++)
-    d_q[i] = sptx_mul(e, d_q[i], b->scale);
+    d_q[i] = sptx_mul(e, sum[i], b->scale);
   sptx_value place[5], zero = sptx_i32(e, 0), consumer = sptx_backward_recompute(b, b->consumer);
   sptx_hopper_place(e, &b->query, b->spec->packed ? consumer : zero, b->query.item.head,
                     b->spec->packed ? zero : sptx_muli(e, consumer, columns), place);
-  if (b->spec->d_q == SPTX_HOPPER_STORE && columns == 32 && !b->spec->packed) {
+  if (b->spec->d_q != SPTX_HOPPER_ADD && columns == 32 && !b->spec->packed) {
     place[0] = zero;
     store_halves(b, d_q, place);
     return;
   }
   write_gradient(b, b->spec->d_q, d_q, columns, MAP_D_Q, place);
+}
+
+void sptx_backward_write_d_q(sptx_backward *b, const sptx_value *d_q) {
+  sptx_gpu_emitter *e = b->e;
+  if (b->spec->d_q != SPTX_HOPPER_CARRY) {
+    finish_d_q(b, d_q);
+    return;
+  }
+  sptx_value block = sptx_shri(e, b->query.first, 6);
+  sptx_value kept = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, kept));
+  sptx_value end = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, own_end));
+  sptx_if complete = sptx_if_begin(e, sptx_icmp(e, LLVMIntSLT, block, kept));
+  finish_d_q(b, d_q);
+  sptx_if_else(e, &complete);
+  sptx_if later = sptx_if_begin(e, sptx_icmp(e, LLVMIntSLT, block, end));
+  carry(b, block, d_q);
+  sptx_if_end(e, &later);
+  sptx_if_end(e, &complete);
 }
 
 static void key_place(sptx_backward *b, sptx_value place[5]) {

@@ -10,11 +10,10 @@
 enum { MAP_Q, MAP_D_O, MAP_K, MAP_V, MAP_D_Q, MAP_D_K, MAP_D_V, MAP_COUNT };
 enum { BARRIER_GROUP = 1, BARRIER_ALL = 4 };
 enum { CONSUMERS = SPTX_HOPPER_BACKWARD_CONSUMERS, BLOCK = SPTX_HOPPER_BACKWARD_BLOCK };
-/* 128 * 24 + 256 * 240 = 384 * 168, what the CTA starts with. */
-enum { PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240 };
-enum {
-  SPTX_BACKWARD_OUT_BYTES = 16384
-}; /* staging of each consumer: 64 x 64 float32, or 64 x 128 elements */
+/* 128 * 32 + 256 * 232 < 384 * 168, what the CTA starts with. */
+enum { PRODUCER_REGISTERS = 32, CONSUMER_REGISTERS = 232 };
+/* Staging of each consumer: 64 x 64 float32, or 64 x 128 elements. */
+enum { SPTX_BACKWARD_OUT_BYTES = 16384 };
 enum { ROW_LSE, ROW_DELTA, ROW_LOW, ROW_HIGH, ROW_FIELDS };
 
 typedef struct sptx_backward {
@@ -25,7 +24,7 @@ typedef struct sptx_backward {
   sptx_thread_place at;
   sptx_value consumer, base, scale, scale_log2;
   sptx_hopper_rows query, key; /* rows of the query block and of the key tile */
-  sptx_value key_tile;
+  sptx_value key_tile, tile;   /* tile: its entry in the block table */
   sptx_value first, last;      /* query blocks */
   sptx_value d_k[64], d_v[64]; /* slots */
 } sptx_backward;
@@ -39,17 +38,25 @@ sptx_value sptx_backward_recompute(sptx_backward *b, sptx_value x);
 /* This thread's place, from the lane alone. */
 sptx_thread_place sptx_backward_place(sptx_backward *b);
 
-/* The item's key tile and its query blocks; a loop over blocks; a field of the key tile's
- * sptx_hopper_block_range, loaded where it is needed. */
-void sptx_backward_find_blocks(sptx_backward *b, sptx_value index);
+/* The loop over this CTA's key tiles: sets item, key_tile, first and last. */
+typedef struct sptx_backward_tiles {
+  sptx_item_loop items;
+  sptx_loop of_run;
+} sptx_backward_tiles;
+sptx_backward_tiles sptx_backward_tiles_begin(sptx_backward *b);
+void sptx_backward_tiles_end(sptx_backward *b, sptx_backward_tiles *tiles);
+/* A loop over query blocks; a field of the tile's sptx_hopper_block_range, loaded where it is needed. */
 sptx_loop sptx_backward_block_loop(sptx_backward *b, sptx_value first, sptx_value last);
 sptx_value sptx_backward_block_limit(sptx_backward *b, size_t field);
 
 /* Each consumer computes half the columns of a block's dQ, 32 or 64; packed: all columns of its own rows. */
 int sptx_backward_d_q_columns(const sptx_backward *b);
 
+/* What earlier key tiles of the run have added to dQ of query block `block`, or zeros; for sinks that carry.
+ */
+void sptx_backward_read_carried(sptx_backward *b, sptx_value block, sptx_value *d_q);
 /* Registers of a consumer to the gradients' sinks, through its staging region. dQ and dK are scaled first. */
-void sptx_backward_write_d_q(sptx_backward *b, sptx_value *d_q);
+void sptx_backward_write_d_q(sptx_backward *b, const sptx_value *d_q);
 void sptx_backward_write_d_v(sptx_backward *b, const sptx_value *d_v);
 void sptx_backward_write_d_k(sptx_backward *b, sptx_value *d_k);
 

@@ -41,23 +41,21 @@ static void load_queries(sptx_backward *b, const sptx_ring *ring, sptx_value map
 
 static void produce_keys(sptx_backward *b) {
   sptx_backward_open_rings(b, true);
-  sptx_item_loop items = sptx_item_loop_begin(b->e);
-  sptx_backward_find_blocks(b, items.index);
+  sptx_backward_tiles tiles = sptx_backward_tiles_begin(b);
   load_keys(b);
-  sptx_item_loop_end(b->e, &items);
+  sptx_backward_tiles_end(b, &tiles);
 }
 
 static void produce_queries(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
   sptx_backward_open_rings(b, true);
-  sptx_item_loop items = sptx_item_loop_begin(e);
-  sptx_backward_find_blocks(b, items.index);
+  sptx_backward_tiles tiles = sptx_backward_tiles_begin(b);
   sptx_loop blocks = sptx_backward_block_loop(b, b->first, b->last);
   load_queries(b, &b->q, e->maps[MAP_Q]);
   load_queries(b, &b->d_o, e->maps[MAP_D_O]);
   sptx_ring_advance(e, &b->q);
   sptx_loop_end(e, &blocks);
-  sptx_item_loop_end(e, &items);
+  sptx_backward_tiles_end(b, &tiles);
 }
 
 static sptx_hopper_row block_row(sptx_backward *b, sptx_value row) {
@@ -97,52 +95,46 @@ static void write_row_bounds(sptx_backward *b, sptx_value row) {
   put_field(b, ROW_HIGH, row, high);
 }
 
-static void write_rows(sptx_backward *b, void (*write)(sptx_backward *, sptx_value)) {
+/* Half the rows, of every 64: the other warp has the rest. */
+static void write_rows(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
-  sptx_value lane = sptx_andi(e, sptx_backward_recompute(b, sptx_thread_index(e)), 31);
-  sptx_loop rows = sptx_loop_begin(e, lane, sptx_i32(e, b->layout.rows), sptx_i32(e, 32));
-  write(b, sptx_backward_recompute(b, rows.index));
+  sptx_value first = sptx_addi(e, sptx_backward_recompute(b, sptx_thread_index(e)), -32);
+  sptx_loop rows = sptx_loop_begin(e, first, sptx_i32(e, b->layout.rows), sptx_i32(e, 64));
+  write_row_sums(b, sptx_backward_recompute(b, rows.index));
+  write_row_bounds(b, sptx_backward_recompute(b, rows.index));
   sptx_loop_end(e, &rows);
 }
 
-static void produce_rows(sptx_backward *b, void (*write)(sptx_backward *, sptx_value)) {
+static void produce_rows(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
   sptx_backward_open_rings(b, true);
-  sptx_item_loop items = sptx_item_loop_begin(e);
-  sptx_backward_find_blocks(b, items.index);
+  sptx_backward_tiles tiles = sptx_backward_tiles_begin(b);
   sptx_loop blocks = sptx_backward_block_loop(b, b->first, b->last);
   sptx_ring_wait_empty(e, &b->row_data);
   sptx_item *item = &b->query.item, kept = *item;
   b->query.first = sptx_backward_recompute(b, b->query.first);
   item->head = sptx_backward_recompute(b, kept.head);
   item->shared_group = sptx_backward_recompute(b, kept.shared_group);
-  write_rows(b, write);
+  write_rows(b);
   *item = kept;
   sptx_mbarrier_arrive_if(e, sptx_ring_full(e, &b->row_data), sptx_i32(e, 1));
   sptx_ring_advance(e, &b->row_data);
   sptx_loop_end(e, &blocks);
-  sptx_item_loop_end(e, &items);
+  sptx_backward_tiles_end(b, &tiles);
 }
 
-static void produce_sums(sptx_backward *b) {
-  produce_rows(b, write_row_sums);
-}
-
-static void produce_bounds(sptx_backward *b) {
-  produce_rows(b, write_row_bounds);
-}
-
-/* One role for each warp, so that each fits the producers' registers; copies are issued by one lane. */
+/* Warp 0 loads queries, warps 1 and 2 rows, warp 3 keys, so that each role fits the producers' registers;
+ * copies are issued by one lane. */
 void sptx_backward_produce(sptx_backward *b) {
-  static void (*const roles[4])(sptx_backward *) = {produce_queries, produce_sums, produce_bounds,
-                                                    produce_keys};
+  static void (*const roles[3])(sptx_backward *) = {produce_queries, produce_rows, produce_keys};
   sptx_gpu_emitter *e = b->e;
   sptx_set_registers(e, PRODUCER_REGISTERS, false);
-  sptx_value thread = sptx_thread_index(e), warp = sptx_shri(e, thread, 5);
-  for (int i = 0; i < 4; i++) {
-    bool one_lane = i == 0 || i == 3;
-    sptx_value mine = sptx_icmp(e, LLVMIntEQ, one_lane ? thread : warp, sptx_i32(e, one_lane ? 32 * i : i));
-    sptx_if role = sptx_if_begin(e, mine);
+  sptx_value thread = sptx_thread_index(e);
+  sptx_value in_rows = sptx_icmp(e, LLVMIntULT, sptx_addi(e, thread, -32), sptx_i32(e, 64));
+  const sptx_value mine[3] = {sptx_icmp(e, LLVMIntEQ, thread, sptx_i32(e, 0)), in_rows,
+                              sptx_icmp(e, LLVMIntEQ, thread, sptx_i32(e, 96))};
+  for (int i = 0; i < 3; i++) {
+    sptx_if role = sptx_if_begin(e, mine[i]);
     roles[i](b);
     sptx_if_end(e, &role);
   }

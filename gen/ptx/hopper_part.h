@@ -39,6 +39,9 @@ typedef struct sptx_hopper_params {
   int32_t row_base, row_shared, row_inner; /* query index = base + shared * row_shared + x * row_inner */
   int64_t delta_offset;                    /* backward: bytes in the workspace */
   int64_t block_table;                     /* backward: bytes in the constants */
+  int64_t run_table;                       /* the same: the first entry in it of each run, and the end */
+  int64_t carry_offset; /* bytes in the workspace: carry_blocks blocks of dQ for each CTA */
+  int32_t carry_blocks; /* a power of two */
   sptx_hopper_bound_params lo, hi;
 } sptx_hopper_params;
 

@@ -1,6 +1,6 @@
 /* Planning the Hopper backward pass of one class of heads: all its pieces, or none. */
 #include "gen/ptx/hopper.h"
-#include "gen/ptx/hopper_backward.h"
+#include "gen/ptx/hopper_runs.h"
 #include "gen/ptx/hopper_tile.h"
 #include "gen/ptx/rows.h"
 #include <stdio.h>
@@ -56,70 +56,79 @@ static sptx_hopper_backward_spec spec_of(const backward_plan *b, const sptx_piec
   return spec;
 }
 
-static enum sptx_code check_part(const backward_plan *b, const sptx_piece *piece,
-                                 const sptx_hopper_part *part, sptx_error *error) {
+static enum sptx_code check_piece(const backward_plan *b, const sptx_piece *piece, sptx_error *error) {
   const sptx_problem *problem = b->planner->problem;
   const char *why = NULL;
+  sptx_hopper_part parts[SPTX_HOPPER_MAX_PARTS];
+  int count;
+  SPTX_TRY(sptx_hopper_split(problem, piece, parts, &count, error));
   if (problem->head_dim > 128)
     why = "head_dim is above 128";
   else if (problem->deterministic && problem->kv_heads != problem->heads)
     why = "grouped heads add up in no fixed order";
-  else if (problem->deterministic && !owns_queries(piece, part))
-    why = "dQ adds up in no fixed order";
   else if (!sptx_hopper_tile_fits(piece, 64))
     why = "64 keys cut a run";
+  for (int i = 0; i < count; i++)
+    if (problem->deterministic && b->query_sink == SPTX_HOPPER_ADD && !owns_queries(piece, &parts[i]))
+      why = "dQ adds up in no fixed order";
   if (why)
     return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "the Hopper backward cannot run piece '%s': %s",
                      piece->name, why);
   return SPTX_CODE_OK;
 }
 
-/* First x in [0, count) whose bound exceeds value; count where none does. Bounds never fall. */
-static int64_t first_above(const sptx_bound *bound, int64_t count, int64_t value) {
-  int64_t low = 0, high = count;
-  while (low < high) {
-    int64_t middle = low + (high - low) / 2;
-    if (sptx_bound_at(bound, middle) > value)
-      high = middle;
-    else
-      low = middle + 1;
-  }
-  return low;
+static enum sptx_code find_runs(const backward_plan *b, const sptx_hopper_part *part, sptx_hopper_runs *runs,
+                                sptx_error *error) {
+  const sptx_problem *problem = b->planner->problem;
+  if (b->query_sink != SPTX_HOPPER_CARRY)
+    return sptx_hopper_tile_ranges(part, b->query_sink == SPTX_HOPPER_STORE, runs, error);
+  int64_t lanes = part->shared_count * b->job.head_count * problem->batch;
+  return sptx_hopper_carry_runs(part, lanes, problem->head_dim, runs, error);
 }
 
-static int64_t clamp64(int64_t x, int64_t low, int64_t high) {
-  return x < low ? low : x > high ? high : x;
-}
-
-/* every: also blocks whose queries have no key here, for a kernel that stores dQ. */
-static sptx_hopper_block_range range_of(const sptx_hopper_part *part, int64_t tile, int64_t block,
-                                        bool every) {
-  int64_t begin = tile * KEY_TILE, end = begin + KEY_TILE, count = part->query_count;
-  int64_t last_key = (end < part->key_count ? end : part->key_count) - 1;
-  int64_t first = every ? 0 : first_above(&part->hi, count, begin) / block;
-  int64_t last = ceil_div(every ? count : first_above(&part->lo, count, last_key), block);
-  if (last < first)
-    last = first;
-  int64_t full_first = end > part->key_count ? last : ceil_div(first_above(&part->hi, count, end - 1), block);
-  int64_t low_end = first_above(&part->lo, count, begin); /* rows from here on miss the first key */
-  int64_t full_last = low_end == count ? last : low_end / block;
-  full_first = clamp64(full_first, first, last);
-  full_last = clamp64(full_last, full_first, last);
-  return (sptx_hopper_block_range){(int32_t)first, (int32_t)full_first, (int32_t)full_last, (int32_t)last};
-}
-
-static enum sptx_code add_table(backward_plan *b, const sptx_hopper_part *part, int64_t tiles, int64_t block,
-                                bool every, int64_t *offset, sptx_error *error) {
-  sptx_hopper_block_range *table = malloc((size_t)tiles * sizeof *table);
-  if (!table)
-    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for a GPU plan");
-  for (int64_t tile = 0; tile < tiles; tile++)
-    table[tile] = range_of(part, tile, block, every);
+static enum sptx_code add_tables(backward_plan *b, const sptx_hopper_runs *runs, sptx_hopper_params *params,
+                                 sptx_error *error) {
   size_t place = 0;
-  enum sptx_code code =
-      sptx_gpu_add_constants(b->planner, table, (size_t)tiles * sizeof *table, &place, error);
-  free(table);
-  *offset = (int64_t)place;
+  SPTX_TRY(sptx_gpu_add_constants(b->planner, runs->ranges, (size_t)runs->range_count * sizeof *runs->ranges,
+                                  &place, error));
+  params->block_table = (int64_t)place;
+  if (!runs->first)
+    return SPTX_CODE_OK;
+  size_t bytes = (size_t)(runs->run_count + 1) * sizeof *runs->first;
+  SPTX_TRY(sptx_gpu_add_constants(b->planner, runs->first, bytes, &place, error));
+  params->run_table = (int64_t)place;
+  return SPTX_CODE_OK;
+}
+
+/* What CTAs carry of dQ; launches of a plan run one after the other and share nothing of it. */
+static enum sptx_code add_carry(backward_plan *b, const sptx_hopper_runs *runs, sptx_hopper_params *params,
+                                sptx_error *error) {
+  int64_t ctas = params->items < SPTX_HOPPER_MULTIPROCESSORS ? params->items : SPTX_HOPPER_MULTIPROCESSORS;
+  int64_t row = 256 * ceil_div(b->planner->problem->head_dim, 64);
+  int64_t bytes = ctas * runs->carry_blocks * SPTX_HOPPER_BACKWARD_BLOCK * row;
+  size_t place = 0;
+  SPTX_TRY(sptx_gpu_add_workspace(b->planner, (size_t)bytes, &place, error));
+  params->carry_offset = (int64_t)place;
+  params->carry_blocks = (int32_t)runs->carry_blocks;
+  return SPTX_CODE_OK;
+}
+
+/* Items of the launch, and their tables. */
+static enum sptx_code add_items(backward_plan *b, const sptx_piece *piece, const sptx_hopper_part *part,
+                                sptx_hopper_params *params, sptx_error *error) {
+  int64_t pack = sptx_hopper_pack(piece, part);
+  if (pack)
+    return sptx_hopper_fill_items(b->planner->problem, part, 1, pack, SPTX_HOPPER_BACKWARD_CONSUMERS, params,
+                                  error);
+  sptx_hopper_runs runs;
+  SPTX_TRY(find_runs(b, part, &runs, error));
+  enum sptx_code code = sptx_hopper_fill_items(b->planner->problem, part, runs.run_count, 0,
+                                               SPTX_HOPPER_BACKWARD_CONSUMERS, params, error);
+  if (code == SPTX_CODE_OK)
+    code = add_tables(b, &runs, params, error);
+  if (code == SPTX_CODE_OK && runs.first)
+    code = add_carry(b, &runs, params, error);
+  sptx_hopper_runs_clear(&runs);
   return code;
 }
 
@@ -161,7 +170,7 @@ static void add_maps(const backward_plan *b, const sptx_piece *piece, const sptx
 }
 
 static void name_kernel(const sptx_hopper_backward_spec *spec, char *symbol, size_t size) {
-  static const char *const sinks[] = {"store", "add"};
+  static const char *const sinks[] = {"store", "add", "carry"};
   static const char *const bounds[] = {"none", "line", "ramp"};
   snprintf(symbol, size, "%s_backward_sm90a_d%d_q%d_k%d_s%d%s%s_dq%s_dkv%s_%s_%s",
            spec->element == SPTX_ELEMENT_BF16 ? "bf16" : "f16", spec->head_dim, SPTX_HOPPER_BACKWARD_BLOCK,
@@ -174,16 +183,12 @@ static enum sptx_code add_part(backward_plan *b, const sptx_piece *piece, const 
   sptx_gpu_planner *planner = b->planner;
   sptx_hopper_backward_spec spec = spec_of(b, piece, part);
   sptx_hopper_backward_layout layout = sptx_hopper_backward_layout_of(&spec);
-  int64_t pack = sptx_hopper_pack(piece, part), tiles = pack ? 1 : ceil_div(part->key_count, KEY_TILE);
+  int64_t pack = sptx_hopper_pack(piece, part);
   sptx_hopper_params params = {0};
   b->job.piece = piece;
   sptx_hopper_fill_params(planner, &b->job, part, b->head_table, &params);
   params.delta_offset = (int64_t)b->job.delta_offset;
-  SPTX_TRY(sptx_hopper_fill_items(planner->problem, part, tiles, pack, SPTX_HOPPER_BACKWARD_CONSUMERS,
-                                  &params, error));
-  if (!pack)
-    SPTX_TRY(add_table(b, part, tiles, SPTX_HOPPER_BACKWARD_BLOCK, spec.d_q == SPTX_HOPPER_STORE,
-                       &params.block_table, error));
+  SPTX_TRY(add_items(b, piece, part, &params, error));
   int64_t keys = pack ? part->key_count * pack : 64, queries = pack ? part->query_count * pack : 64;
   params.key_load = (int32_t)(SPTX_HOPPER_BACKWARD_CONSUMERS * keys * 128 * layout.chunks);
   params.query_load = (int32_t)(layout.rows / 64 * queries * 128 * layout.chunks);
@@ -202,15 +207,25 @@ static enum sptx_code add_part(backward_plan *b, const sptx_piece *piece, const 
   return SPTX_CODE_OK;
 }
 
-/* Runs check or add over all parts of all pieces. */
-static enum sptx_code each_part(backward_plan *b, bool add, sptx_error *error) {
-  for (int i = 0; i < b->list->count; i++) {
-    sptx_hopper_part parts[SPTX_HOPPER_MAX_PARTS];
-    const sptx_piece *piece = &b->list->pieces[i];
-    int count;
-    SPTX_TRY(sptx_hopper_split(b->planner->problem, piece, parts, &count, error));
-    for (int k = 0; k < count; k++)
-      SPTX_TRY(add ? add_part(b, piece, &parts[k], error) : check_part(b, piece, &parts[k], error));
+static enum sptx_code add_piece(backward_plan *b, const sptx_piece *piece, sptx_error *error) {
+  sptx_hopper_part parts[SPTX_HOPPER_MAX_PARTS];
+  int count;
+  SPTX_TRY(sptx_hopper_split(b->planner->problem, piece, parts, &count, error));
+  for (int i = 0; i < count; i++)
+    SPTX_TRY(add_part(b, piece, &parts[i], error));
+  return SPTX_CODE_OK;
+}
+
+/* Whether CTAs can carry dQ of every part from tile to tile. */
+static enum sptx_code can_carry(const backward_plan *b, const sptx_hopper_part *parts, int count, bool *carry,
+                                sptx_error *error) {
+  *carry = true;
+  for (int i = 0; i < count && *carry; i++) {
+    sptx_hopper_runs runs;
+    int64_t lanes = parts[i].shared_count * b->job.head_count * b->planner->problem->batch;
+    SPTX_TRY(sptx_hopper_carry_runs(&parts[i], lanes, b->planner->problem->head_dim, &runs, error));
+    *carry = runs.run_count > 0;
+    sptx_hopper_runs_clear(&runs);
   }
   return SPTX_CODE_OK;
 }
@@ -219,16 +234,25 @@ static enum sptx_code each_part(backward_plan *b, bool add, sptx_error *error) {
 static enum sptx_code choose_sinks(backward_plan *b, sptx_error *error) {
   const sptx_problem *problem = b->planner->problem;
   const sptx_piece *piece = &b->list->pieces[0];
-  bool single = b->list->count == 1, owns = single;
+  bool single = b->list->count == 1, owns = single, packed = false, carry = false;
   sptx_hopper_part parts[SPTX_HOPPER_MAX_PARTS];
   int count;
   SPTX_TRY(sptx_hopper_split(problem, piece, parts, &count, error));
-  for (int i = 0; i < count; i++)
+  for (int i = 0; i < count; i++) {
     owns = owns && owns_queries(piece, &parts[i]);
+    packed = packed || sptx_hopper_pack(piece, &parts[i]) > 0;
+  }
   bool all_queries = sptx_piece_covers_queries(piece, problem->n_q, problem->n_k);
+  if (single && all_queries && !owns && !packed && piece->key.inner_count == 1)
+    SPTX_TRY(can_carry(b, parts, count, &carry, error));
   bool own_keys = single && covers_keys(problem, piece) && problem->kv_heads == problem->heads;
-  b->query_sink = owns && all_queries ? SPTX_HOPPER_STORE : SPTX_HOPPER_ADD;
+  b->query_sink = owns && all_queries ? SPTX_HOPPER_STORE : carry ? SPTX_HOPPER_CARRY : SPTX_HOPPER_ADD;
   b->key_sink = own_keys ? SPTX_HOPPER_STORE : SPTX_HOPPER_ADD;
+  return SPTX_CODE_OK;
+}
+
+static enum sptx_code add_scratch(backward_plan *b, sptx_error *error) {
+  const sptx_problem *problem = b->planner->problem;
   size_t row = (size_t)problem->batch * (size_t)problem->head_dim * 4;
   size_t queries = b->query_sink == SPTX_HOPPER_ADD ? row * (size_t)(problem->heads * problem->n_q) : 0;
   size_t keys = b->key_sink == SPTX_HOPPER_ADD ? row * (size_t)(problem->kv_heads * problem->n_k) : 0;
@@ -266,9 +290,12 @@ enum sptx_code sptx_hopper_backward_add(sptx_gpu_planner *planner, const sptx_pi
   if (list->count == 0 || (planner->class_count > 1 && planner->problem->kv_heads != planner->problem->heads))
     return sptx_fail(error, SPTX_CODE_UNSUPPORTED,
                      "the Hopper backward needs pieces, and heads of one class where heads are grouped");
-  SPTX_TRY(each_part(&b, false, error));
   SPTX_TRY(choose_sinks(&b, error));
+  for (int i = 0; i < list->count; i++)
+    SPTX_TRY(check_piece(&b, &list->pieces[i], error));
+  SPTX_TRY(add_scratch(&b, error));
   SPTX_TRY(sptx_hopper_head_table(planner, job, &b.head_table, error));
-  SPTX_TRY(each_part(&b, true, error));
+  for (int i = 0; i < list->count; i++)
+    SPTX_TRY(add_piece(&b, &list->pieces[i], error));
   return convert(&b, error);
 }
