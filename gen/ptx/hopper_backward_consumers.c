@@ -18,15 +18,39 @@ static sptx_value own_queries(sptx_backward *b, const sptx_ring *ring) {
   return sptx_add(b->e, place, sptx_muli(b->e, b->consumer, b->layout.group_bytes));
 }
 
-/* K Q^T or V dO^T: 64 own keys by the block's queries. */
-static void multiply_scores(sptx_backward *b, sptx_value keys, sptx_value queries, sptx_value *s) {
+/* Narrow heads keep their K and V as operands in registers, which saves half of the shared memory that S and
+ * dP read; there, not the tensor cores, is the limit. */
+static bool holds_keys(const sptx_backward *b) {
+  return b->spec->head_dim <= 64 && !b->spec->packed;
+}
+
+static int score_slabs(const sptx_backward *b) {
+  return (b->spec->head_dim + 15) / 16;
+}
+
+static void load_keys(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
-  sptx_value a = sptx_descriptor_k_major(e, keys), q = sptx_descriptor_k_major(e, queries);
+  if (!holds_keys(b))
+    return;
+  for (int values = 0; values < 2; values++) {
+    sptx_value place = sptx_fragment_address(e, &b->at, own_keys(b, values));
+    for (int slab = 0; slab < score_slabs(b); slab++)
+      sptx_ldmatrix(e, sptx_fragment_slab(e, place, slab, 8192), b->held[values] + 4 * slab, 4);
+  }
+}
+
+/* K Q^T or V dO^T: 64 own keys by the block's queries. */
+static void multiply_scores(sptx_backward *b, bool values, sptx_value queries, sptx_value *s) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value q = sptx_descriptor_k_major(e, queries);
+  sptx_value a = holds_keys(b) ? NULL : sptx_descriptor_k_major(e, own_keys(b, values));
   sptx_wgmma shape = {b->spec->element, BLOCK, false, false};
-  for (int slab = 0; slab < (b->spec->head_dim + 15) / 16; slab++) {
-    int in_chunk = slab % 4 * 2, chunk = slab / 4;
-    sptx_wgmma_shared(e, shape, slab > 0, s, sptx_addi(e, a, in_chunk + chunk * (8192 >> 4)),
-                      sptx_addi(e, q, in_chunk + chunk * (8192 >> 4)));
+  for (int slab = 0; slab < score_slabs(b); slab++) {
+    int offset = slab % 4 * 2 + slab / 4 * (8192 >> 4);
+    if (holds_keys(b))
+      sptx_wgmma_registers(e, shape, slab > 0, s, b->held[values] + 4 * slab, sptx_addi(e, q, offset));
+    else
+      sptx_wgmma_shared(e, shape, slab > 0, s, sptx_addi(e, a, offset), sptx_addi(e, q, offset));
   }
   sptx_wgmma_commit(e);
 }
@@ -179,7 +203,7 @@ static void issue_scores(sptx_backward *b, bool values, sptx_value *s) {
   const sptx_ring *ring = values ? &b->d_o : &b->q;
   sptx_ring_wait_full(e, ring);
   sptx_wgmma_fence(e); /* after the wait, a loop: ptxas wants the fence in the product's own block */
-  multiply_scores(b, own_keys(b, values), own_queries(b, ring), s);
+  multiply_scores(b, values, own_queries(b, ring), s);
 }
 
 static void packed_step(sptx_backward *b) {
@@ -351,6 +375,7 @@ static void consume_tile(sptx_backward *b) {
     sptx_set_slot(e, b->d_v[i], sptx_f32(e, 0));
   }
   sptx_value some = sptx_icmp(e, LLVMIntSLT, b->first, b->last);
+  load_keys(b);
   sptx_if computed = sptx_if_begin(e, some);
   walk_blocks(b);
   sptx_if_end(e, &computed);

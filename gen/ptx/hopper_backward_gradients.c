@@ -66,20 +66,28 @@ static void add_rows(sptx_backward *b, const sptx_value *x, int columns, sptx_va
   sptx_value region = out_region(b);
   sptx_thread_place now = sptx_backward_place(b);
   sptx_value row = sptx_add(e, region, sptx_muli(e, now.row, 128));
+  /* In odd rows, columns 16 apart swap turns: four rows of one store then fill all banks. */
+  sptx_value odd = sptx_andi(e, sptx_shri(e, now.lane, 2), 1),
+             is_odd = sptx_icmp(e, LLVMIntNE, odd, sptx_i32(e, 0));
   sptx_value swizzle = sptx_andi(e, sptx_shri(e, now.lane, 2), 7);
+  sptx_value turned = LLVMBuildXor(e->builder, swizzle, sptx_muli(e, odd, 4), "");
   sptx_value half_unit = sptx_muli(e, sptx_andi(e, now.quad, 1), 8), unit = sptx_shri(e, now.quad, 1);
   for (int first = 0; first < columns; first += 64) {
     int end = first + 64 < columns ? first + 64 : columns;
     open_staging(b);
     for (int column = first; column < end; column += 8)
       for (int half = 0; half < 2; half++) {
+        bool swaps = column / 32 * 32 + 32 <= columns;
         sptx_value in_row = sptx_addi(e, unit, column % 32 / 4);
-        in_row = sptx_muli(e, LLVMBuildXor(e->builder, in_row, swizzle, ""), 16);
+        in_row = sptx_muli(e, LLVMBuildXor(e->builder, in_row, swaps ? turned : swizzle, ""), 16);
         sptx_value to = sptx_add(e, sptx_add(e, row, half_unit), in_row);
         to = sptx_addi(e, to, (column - first) / 32 * 8192 + half * 1024);
         sptx_value pair = LLVMGetUndef(LLVMVectorType(e->f32, 2));
-        for (int i = 0; i < 2; i++)
-          pair = LLVMBuildInsertElement(e->builder, pair, x[column / 2 + 2 * half + i], sptx_i32(e, i), "");
+        for (int i = 0; i < 2; i++) {
+          int own = column / 2 + 2 * half + i;
+          sptx_value value = swaps ? sptx_select(e, is_odd, x[own ^ 8], x[own]) : x[own];
+          pair = LLVMBuildInsertElement(e->builder, pair, value, sptx_i32(e, i), "");
+        }
         sptx_shared_store(e, pair, to, 8);
       }
     close_staging(b);

@@ -26,6 +26,7 @@ typedef struct sptx_backward {
   sptx_hopper_rows query, key; /* rows of the query block and of the key tile */
   sptx_value key_tile, tile;   /* tile: its entry in the block table */
   sptx_value first, last;      /* query blocks */
+  sptx_value held[2][16];      /* K and V of narrow heads, as operands */
   sptx_value d_k[64], d_v[64]; /* slots */
 } sptx_backward;
 
