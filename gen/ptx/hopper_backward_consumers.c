@@ -253,6 +253,44 @@ static void finish_scores(sptx_backward *b, int pending, const sptx_value *p, sp
   share_scores(b, packed);
 }
 
+/* Narrow heads that add dQ up are faster with each block's dQ at once (measured: 7 % of dense attention). */
+static bool finishes_blocks(const sptx_backward *b) {
+  return b->spec->head_dim <= 64 && b->spec->d_q == SPTX_HOPPER_ADD;
+}
+
+/* One block with its own dQ, which is written while dK is computed. */
+static void whole_step(sptx_backward *b, bool masked) {
+  sptx_gpu_emitter *e = b->e;
+  int scores = BLOCK / 2, outputs = b->spec->head_dim / 2, queries = sptx_backward_d_q_columns(b) / 2;
+  sptx_value s[32], ds[32], both[64], d_k[32], packed_p[16], packed_ds[16], *d_v = both,
+                                                                            *d_q = both + outputs;
+  read_slots(b, b->d_v, d_v, outputs);
+  read_slots(b, b->d_k, d_k, outputs);
+  issue_scores(b, false, s);
+  issue_scores(b, true, ds);
+  sptx_ring_wait_full(e, &b->row_data);
+  sptx_wgmma_wait(e, 1, s, scores);
+  probabilities(b, masked, s);
+  sptx_wgmma_wait(e, 0, ds, scores);
+  score_gradients(b, s, ds);
+  sptx_ring_release(e, &b->row_data, b->at.first_lane);
+  sptx_backward_pack(b, s, packed_p, BLOCK / 4);
+  sptx_backward_pack(b, ds, packed_ds, BLOCK / 4);
+  sptx_wgmma_fence(e);
+  multiply_rows(b, packed_p, own_queries(b, &b->d_o), d_v, true);
+  share_scores(b, packed_ds);
+  issue_d_q(b, NULL, d_q);
+  multiply_rows(b, packed_ds, own_queries(b, &b->q), d_k, true);
+  sptx_wgmma_wait(e, 1, both, outputs + queries);
+  sptx_ring_release(e, &b->d_o, b->at.first_lane);
+  write_slots(b, b->d_v, d_v, outputs);
+  sptx_backward_write_d_q(b, d_q);
+  sptx_wgmma_wait(e, 0, d_k, outputs);
+  sptx_ring_release(e, &b->q, b->at.first_lane);
+  sptx_ring_advance(e, &b->q);
+  write_slots(b, b->d_k, d_k, outputs);
+}
+
 /* One block, and dQ of the one before (later: there is one). The tensor cores compute that dQ while this
  * one's exponentials are taken, and dV during dS; nothing is under way when the step ends. Narrow heads have
  * the registers to issue dP^T at once and to write dQ while dK is computed. */
@@ -299,7 +337,10 @@ static void step(sptx_backward *b, bool masked, bool later) {
 
 static void steps(sptx_backward *b, sptx_value first, sptx_value last, bool masked) {
   sptx_loop blocks = sptx_backward_block_loop(b, first, last);
-  step(b, masked, true);
+  if (finishes_blocks(b))
+    whole_step(b, masked);
+  else
+    step(b, masked, true);
   sptx_loop_end(b->e, &blocks);
 }
 
@@ -316,7 +357,10 @@ static void walk_blocks(sptx_backward *b) {
   size_t full_last = offsetof(sptx_hopper_block_range, full_last);
   size_t first = offsetof(sptx_hopper_block_range, first), last = offsetof(sptx_hopper_block_range, last);
   b->query.first = sptx_muli(e, b->first, BLOCK);
-  step(b, true, false);
+  if (finishes_blocks(b))
+    whole_step(b, true);
+  else
+    step(b, true, false);
   steps(b, limit_after_first(b, first), limit_after_first(b, full_first), true);
   steps(b, limit_after_first(b, full_first), limit_after_first(b, full_last), false);
   if (b->spec->lower != SPTX_HOPPER_NONE)
@@ -341,6 +385,11 @@ static void write_key_gradients(sptx_backward *b) {
 static void finish_tile(sptx_backward *b, sptx_value some) {
   sptx_gpu_emitter *e = b->e;
   sptx_value d_q[32] = {NULL};
+  if (finishes_blocks(b)) {
+    release_keys(b);
+    write_key_gradients(b);
+    return;
+  }
   sptx_if computed = sptx_if_begin(e, some);
   sptx_value last = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, last));
   b->query.first = sptx_muli(e, last, BLOCK);
