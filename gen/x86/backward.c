@@ -419,8 +419,11 @@ void sptx_x86_emit_backward(sptx_x86_emitter *e, const char *symbol) {
   sptx_ir *ir = &e->ir;
   sptx_backward_functions f;
   sptx_x86_emit_view_functions(e);
+  if (!e->shape->listed)
+    sptx_x86_emit_bound(e);
   sptx_x86_emit_pack(e);
   sptx_x86_emit_copy_rows(e);
+  sptx_x86_emit_key_rows(e);
   emit_functions(e, &f);
   sptx_x86_emitter_kernel(e, symbol);
   sptx_backward b = {.e = e, .f = &f};

@@ -3,33 +3,44 @@
 #include "gen/predicate.h"
 #include "gen/x86/emit.h"
 
-static LLVMValueRef bound_field(sptx_x86_emitter *e, int64_t bound, size_t field) {
-  return sptx_x86_param(e, bound + (int64_t)field);
+/* The function that is being written: void bound(bound, first, begin, last, key_begin, key_end, target) gives
+ * lanes x = first .. the bound at x, which is cut to begin <= x <= last, as 32 bits cut to the keys. */
+enum { P_BOUND, P_FIRST, P_BEGIN, P_LAST, P_KEY_BEGIN, P_KEY_END, P_TARGET, P_COUNT };
+
+static LLVMValueRef bound_field(sptx_x86_emitter *e, LLVMValueRef bound, size_t field) {
+  return sptx_ir_load(&e->ir, e->ir.i64, sptx_ir_at_constant(&e->ir, bound, (int64_t)field), 8);
 }
-#define BOUND(bound, name) bound_field(e, bound, offsetof(sptx_bound, name))
+#define BOUND(p, name) bound_field(e, (p)[P_BOUND], offsetof(sptx_bound, name))
 
 static LLVMValueRef clamp(sptx_x86_emitter *e, LLVMValueRef value, LLVMValueRef low, LLVMValueRef high) {
   return sptx_ir_min(&e->ir, sptx_ir_max(&e->ir, value, low), high);
 }
 
-/* A bound of period 1 is affine: 8 lanes at a time. */
-static void fill_affine(sptx_x86_emitter *e, int64_t bound, LLVMValueRef *x_range, LLVMValueRef target) {
+static LLVMValueRef splat_double(sptx_x86_emitter *e, LLVMValueRef value) {
+  LLVMTypeRef type = LLVMDoubleTypeInContext(e->ir.context);
+  return sptx_ir_splat(&e->ir, LLVMBuildSIToFP(e->ir.builder, value, type, ""), 8);
+}
+
+/* A bound of period 1 is affine: 8 lanes at a time, in doubles, which AVX2 can multiply and cut where it
+ * cannot 64-bit integers. They are exact where it matters: a value beyond 2^53 is cut to the keys. */
+static void fill_affine(sptx_x86_emitter *e, LLVMValueRef *p) {
   sptx_ir *ir = &e->ir;
-  LLVMValueRef zero = sptx_ir_i64(ir, 0);
-  LLVMValueRef ramp = clamp(e, sptx_ir_sub(ir, zero, BOUND(bound, ramp_from)), zero, BOUND(bound, ramp_max));
-  LLVMValueRef offset = sptx_ir_splat(ir, sptx_ir_add(ir, ramp, BOUND(bound, add)), 8);
-  LLVMValueRef mult = sptx_ir_splat(ir, BOUND(bound, mult), 8), shift = BOUND(bound, shift);
-  LLVMValueRef low = sptx_ir_splat(ir, BOUND(bound, low), 8), high = sptx_ir_splat(ir, BOUND(bound, high), 8);
+  LLVMValueRef zero = sptx_ir_i64(ir, 0), mult = BOUND(p, mult);
+  LLVMValueRef ramp = clamp(e, sptx_ir_sub(ir, zero, BOUND(p, ramp_from)), zero, BOUND(p, ramp_max));
+  LLVMValueRef add =
+      sptx_ir_add(ir, sptx_ir_add(ir, ramp, BOUND(p, add)), sptx_ir_mul(ir, BOUND(p, shift), mult));
+  LLVMValueRef low = splat_double(e, clamp(e, BOUND(p, low), p[P_KEY_BEGIN], p[P_KEY_END]));
+  LLVMValueRef high = splat_double(e, clamp(e, BOUND(p, high), p[P_KEY_BEGIN], p[P_KEY_END]));
+  LLVMValueRef begin = splat_double(e, p[P_BEGIN]), last = splat_double(e, p[P_LAST]);
+  LLVMTypeRef doubles = LLVMVectorType(LLVMDoubleTypeInContext(ir->context), 8);
+  LLVMValueRef lanes = LLVMBuildSIToFP(ir->builder, sptx_ir_iota(ir, ir->i32, 8), doubles, "");
+  add = splat_double(e, add), mult = splat_double(e, mult);
   sptx_ir_loop loop;
   sptx_ir_loop_begin(ir, &loop, zero, sptx_ir_i64(ir, e->query_tile), sptx_ir_i64(ir, 8), true, NULL, 0);
-  LLVMValueRef x = sptx_ir_splat(ir, sptx_ir_add(ir, x_range[0], loop.index), 8);
-  x = clamp(e, sptx_ir_add(ir, x, sptx_ir_iota(ir, ir->i64, 8)), sptx_ir_splat(ir, x_range[1], 8),
-            sptx_ir_splat(ir, x_range[2], 8));
-  x = sptx_ir_add(ir, x, sptx_ir_splat(ir, shift, 8));
-  LLVMValueRef value = clamp(e, sptx_ir_add(ir, sptx_ir_mul(ir, x, mult), offset), low, high);
-  value = clamp(e, value, sptx_ir_splat(ir, x_range[3], 8), sptx_ir_splat(ir, x_range[4], 8));
-  value = LLVMBuildTrunc(ir->builder, value, LLVMVectorType(ir->i32, 8), "");
-  sptx_ir_store(ir, value, sptx_ir_at(ir, target, sptx_ir_mul(ir, loop.index, sptx_ir_i64(ir, 4))), 4);
+  LLVMValueRef x = sptx_ir_fadd(ir, splat_double(e, sptx_ir_add(ir, p[P_FIRST], loop.index)), lanes);
+  LLVMValueRef value = clamp(e, sptx_ir_fma(ir, clamp(e, x, begin, last), mult, add), low, high);
+  value = LLVMBuildFPToSI(ir->builder, value, LLVMVectorType(ir->i32, 8), "");
+  sptx_ir_store(ir, value, sptx_ir_at(ir, p[P_TARGET], sptx_ir_mul(ir, loop.index, sptx_ir_i64(ir, 4))), 4);
   sptx_ir_loop_end(ir, &loop);
 }
 
@@ -43,26 +54,26 @@ static LLVMValueRef floor_quotient(sptx_x86_emitter *e, LLVMValueRef value, LLVM
 }
 
 /* Any bound, lane by lane: one division at the start, then quotient and remainder count along. */
-static void fill_periodic(sptx_x86_emitter *e, int64_t bound, LLVMValueRef *x_range, LLVMValueRef target) {
+static void fill_periodic(sptx_x86_emitter *e, LLVMValueRef *p) {
   sptx_ir *ir = &e->ir;
-  LLVMValueRef zero = sptx_ir_i64(ir, 0), one = sptx_ir_i64(ir, 1), period = BOUND(bound, period);
-  LLVMValueRef first = clamp(e, x_range[0], x_range[1], x_range[2]);
-  LLVMValueRef shifted = sptx_ir_add(ir, first, BOUND(bound, shift));
+  LLVMValueRef zero = sptx_ir_i64(ir, 0), one = sptx_ir_i64(ir, 1), period = BOUND(p, period);
+  LLVMValueRef first = clamp(e, p[P_FIRST], p[P_BEGIN], p[P_LAST]);
+  LLVMValueRef shifted = sptx_ir_add(ir, first, BOUND(p, shift));
   LLVMValueRef quotient = floor_quotient(e, shifted, period);
   LLVMValueRef rest = sptx_ir_sub(ir, shifted, sptx_ir_mul(ir, quotient, period));
-  LLVMValueRef base = sptx_ir_add(ir, sptx_ir_mul(ir, quotient, BOUND(bound, mult)), BOUND(bound, add));
-  LLVMValueRef carried[] = {base, rest}, mult = BOUND(bound, mult), from = BOUND(bound, ramp_from);
-  LLVMValueRef ramp_max = BOUND(bound, ramp_max), low = BOUND(bound, low), high = BOUND(bound, high);
+  LLVMValueRef base = sptx_ir_add(ir, sptx_ir_mul(ir, quotient, BOUND(p, mult)), BOUND(p, add));
+  LLVMValueRef carried[] = {base, rest}, mult = BOUND(p, mult), from = BOUND(p, ramp_from);
+  LLVMValueRef ramp_max = BOUND(p, ramp_max), low = BOUND(p, low), high = BOUND(p, high);
   sptx_ir_loop loop;
   sptx_ir_loop_begin(ir, &loop, zero, sptx_ir_i64(ir, e->query_tile), one, true, carried, 2);
   LLVMValueRef ramp = clamp(e, sptx_ir_sub(ir, loop.carried[1], from), zero, ramp_max);
   LLVMValueRef value = clamp(e, sptx_ir_add(ir, loop.carried[0], ramp), low, high);
-  value = LLVMBuildTrunc(ir->builder, clamp(e, value, x_range[3], x_range[4]), ir->i32, "");
-  sptx_ir_store(ir, value, sptx_ir_at(ir, target, sptx_ir_mul(ir, loop.index, sptx_ir_i64(ir, 4))), 4);
+  value = LLVMBuildTrunc(ir->builder, clamp(e, value, p[P_KEY_BEGIN], p[P_KEY_END]), ir->i32, "");
+  sptx_ir_store(ir, value, sptx_ir_at(ir, p[P_TARGET], sptx_ir_mul(ir, loop.index, sptx_ir_i64(ir, 4))), 4);
   /* The lane's x moves only while it is inside the range. */
-  LLVMValueRef x = sptx_ir_add(ir, x_range[0], loop.index);
-  LLVMValueRef moves = LLVMBuildAnd(ir->builder, sptx_ir_compare(ir, LLVMIntSGE, x, x_range[1]),
-                                    sptx_ir_compare(ir, LLVMIntSLT, x, x_range[2]), "");
+  LLVMValueRef x = sptx_ir_add(ir, p[P_FIRST], loop.index);
+  LLVMValueRef moves = LLVMBuildAnd(ir->builder, sptx_ir_compare(ir, LLVMIntSGE, x, p[P_BEGIN]),
+                                    sptx_ir_compare(ir, LLVMIntSLT, x, p[P_LAST]), "");
   LLVMValueRef next = sptx_ir_add(ir, loop.carried[1], LLVMBuildZExt(ir->builder, moves, ir->i64, ""));
   LLVMValueRef wraps = sptx_ir_compare(ir, LLVMIntEQ, next, period);
   loop.carried[0] = sptx_ir_add(ir, loop.carried[0], sptx_ir_select(ir, wraps, mult, zero));
@@ -70,25 +81,32 @@ static void fill_periodic(sptx_x86_emitter *e, int64_t bound, LLVMValueRef *x_ra
   sptx_ir_loop_end(ir, &loop);
 }
 
-static void fill_bound(sptx_x86_emitter *e, int64_t bound, LLVMValueRef *x_range, LLVMValueRef target) {
+void sptx_x86_emit_bound(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
+  LLVMTypeRef types[P_COUNT] = {ir->pointer, ir->i64, ir->i64, ir->i64, ir->i64, ir->i64, ir->pointer};
+  e->fill_bound = sptx_x86_local_function(e, "bound", ir->void_type, types, P_COUNT);
+  LLVMValueRef p[P_COUNT];
+  LLVMGetParams(ir->function, p);
   sptx_ir_branch branch;
-  LLVMValueRef affine = sptx_ir_compare(ir, LLVMIntEQ, BOUND(bound, period), sptx_ir_i64(ir, 1));
-  sptx_ir_if(ir, &branch, affine);
-  fill_affine(e, bound, x_range, target);
+  sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntEQ, BOUND(p, period), sptx_ir_i64(ir, 1)));
+  fill_affine(e, p);
   sptx_ir_else(ir, &branch);
-  fill_periodic(e, bound, x_range, target);
+  fill_periodic(e, p);
   sptx_ir_end_if(ir, &branch);
+  LLVMBuildRetVoid(ir->builder);
 }
 
 void sptx_x86_bounds(sptx_x86_emitter *e, const sptx_x86_side *queries, const sptx_x86_side *keys,
                      LLVMValueRef first) {
   sptx_ir *ir = &e->ir;
   LLVMValueRef last = sptx_ir_sub(ir, queries->end, sptx_ir_i64(ir, 1));
-  LLVMValueRef x_range[] = {first, queries->begin, last, keys->begin, keys->end};
   LLVMValueRef low = sptx_x86_scratch(e, e->layout.low), width = sptx_x86_scratch(e, e->layout.width);
-  fill_bound(e, SPTX_X86_FIELD(lo), x_range, low);
-  fill_bound(e, SPTX_X86_FIELD(hi), x_range, width);
+  const int64_t fields[] = {SPTX_X86_FIELD(lo), SPTX_X86_FIELD(hi)};
+  for (int k = 0; k < 2; k++) {
+    LLVMValueRef bound = sptx_ir_at_constant(ir, e->params, fields[k]), target = k ? width : low;
+    LLVMValueRef arguments[P_COUNT] = {bound, first, queries->begin, last, keys->begin, keys->end, target};
+    sptx_x86_call(e, e->fill_bound, arguments, P_COUNT);
+  }
   sptx_ir_loop loop;
   sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, e->query_tile * 4), sptx_ir_i64(ir, 32),
                      true, NULL, 0);

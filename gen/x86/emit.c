@@ -74,6 +74,17 @@ LLVMValueRef sptx_x86_local_function(sptx_x86_emitter *e, const char *name, LLVM
   return e->ir.function;
 }
 
+LLVMValueRef sptx_x86_bound_function(sptx_x86_emitter *e, const char *name, const LLVMTypeRef *more,
+                                     unsigned count) {
+  sptx_ir *ir = &e->ir;
+  LLVMTypeRef types[12] = {ir->pointer, ir->pointer, ir->i64, ir->pointer};
+  for (unsigned k = 0; k < count; k++)
+    types[4 + k] = more[k];
+  LLVMValueRef function = sptx_x86_local_function(e, name, ir->void_type, types, 4 + count);
+  sptx_x86_bind(e);
+  return function;
+}
+
 LLVMValueRef sptx_x86_call(sptx_x86_emitter *e, LLVMValueRef function, LLVMValueRef *arguments,
                            unsigned count) {
   return LLVMBuildCall2(e->ir.builder, LLVMGlobalGetValueType(function), function, arguments, count, "");

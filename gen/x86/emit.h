@@ -17,8 +17,10 @@ typedef struct sptx_x86_emitter {
   int query_tile, key_tile, dim, rows, vectors;
   LLVMTypeRef element, vector; /* the tensors' type; <lanes x float> */
   LLVMValueRef args, params, item, scratch;
-  LLVMValueRef view_origin, view_below, view_positions; /* emitted functions, walk.c */
-  LLVMValueRef pack, unpack, unpack_running, copy_rows; /* rows.c */
+  LLVMValueRef view_origin, view_below, view_positions, view_rows; /* emitted functions, walk.c */
+  LLVMValueRef fill_bound;                                         /* band.c */
+  LLVMValueRef key_rows;                                           /* keys.c */
+  LLVMValueRef pack, unpack, unpack_running, copy_rows;            /* rows.c */
 } sptx_x86_emitter;
 
 /* emit.c: access and mathematics */
@@ -30,6 +32,9 @@ void sptx_x86_bind(sptx_x86_emitter *e);
 /* An internal function "symbol.name"; result void. */
 LLVMValueRef sptx_x86_local_function(sptx_x86_emitter *e, const char *name, LLVMTypeRef result,
                                      const LLVMTypeRef *parameters, unsigned count);
+/* A local function whose first parameters are those of sptx_x86_bind, bound; `more` types follow. void. */
+LLVMValueRef sptx_x86_bound_function(sptx_x86_emitter *e, const char *name, const LLVMTypeRef *more,
+                                     unsigned count);
 LLVMValueRef sptx_x86_call(sptx_x86_emitter *e, LLVMValueRef function, LLVMValueRef *arguments,
                            unsigned count);
 LLVMValueRef sptx_x86_arg(sptx_x86_emitter *e, int64_t byte_offset, LLVMTypeRef type);
@@ -68,6 +73,7 @@ void sptx_x86_positions(sptx_x86_emitter *e, const sptx_x86_side *side, LLVMValu
 /* rows[k] = base + (positions[k] - first) * stride, for k < count rounded up to 8. */
 void sptx_x86_rows(sptx_x86_emitter *e, LLVMValueRef positions, LLVMValueRef count, LLVMValueRef base,
                    LLVMValueRef stride, LLVMValueRef rows);
+void sptx_x86_emit_bound(sptx_x86_emitter *e);
 /* Fills low and width of the tile's lanes (queries first ..) from lo and hi, cut to the key side. */
 void sptx_x86_bounds(sptx_x86_emitter *e, const sptx_x86_side *queries, const sptx_x86_side *keys,
                      LLVMValueRef first);

@@ -58,8 +58,9 @@ static void fill_lse(sptx_x86_emitter *e) {
     sptx_ir_store(&e->ir, number(e, -INFINITY), sptx_x86_scratch(e, e->layout.lse + 4 * lane), 32);
 }
 
-void sptx_x86_emit_epilogue(sptx_x86_emitter *e) {
+LLVMValueRef sptx_x86_emit_epilogue(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
+  LLVMValueRef function = sptx_x86_bound_function(e, "epilogue", NULL, 0);
   LLVMValueRef zero = sptx_ir_i64(ir, 0);
   sptx_ir_branch branch;
   sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, sptx_x86_param(e, SPTX_X86_FIELD(merge)), zero));
@@ -76,14 +77,15 @@ void sptx_x86_emit_epilogue(sptx_x86_emitter *e) {
   LLVMValueRef arguments[] = {e->scratch, sptx_x86_scratch(e, e->layout.output),
                               sptx_x86_scratch(e, e->layout.output_row),
                               sptx_x86_param(e, SPTX_X86_FIELD(ahead_o))};
-  if (!e->unpack_running) {
-    sptx_x86_call(e, e->unpack, arguments, 4);
-    return;
+  if (e->unpack_running) {
+    LLVMValueRef running = sptx_x86_param(e, SPTX_X86_FIELD(write_running));
+    sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, running, zero));
+    sptx_x86_call(e, e->unpack_running, arguments, 4);
+    sptx_ir_else(ir, &branch);
   }
-  LLVMValueRef running = sptx_x86_param(e, SPTX_X86_FIELD(write_running));
-  sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, running, zero));
-  sptx_x86_call(e, e->unpack_running, arguments, 4);
-  sptx_ir_else(ir, &branch);
   sptx_x86_call(e, e->unpack, arguments, 4);
-  sptx_ir_end_if(ir, &branch);
+  if (e->unpack_running)
+    sptx_ir_end_if(ir, &branch);
+  LLVMBuildRetVoid(ir->builder);
+  return function;
 }

@@ -210,19 +210,28 @@ static void emit_group(const sptx_softmax *softmax) {
   sptx_ir_end_if(ir, &branch);
 }
 
-static void emit_softmax(sptx_x86_emitter *e, const sptx_x86_key_walk *walk, LLVMValueRef query_first) {
+/* void softmax(args, params, first query, scratch, first key, count, masked, bits): of a tile of keys. */
+static LLVMValueRef emit_softmax(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
+  LLVMTypeRef types[] = {ir->i64, ir->i64, ir->i1, ir->pointer};
+  LLVMValueRef function = sptx_x86_bound_function(e, "softmax", types, 4);
+  sptx_x86_key_walk walk = {.first = LLVMGetParam(function, 4),
+                            .count = LLVMGetParam(function, 5),
+                            .masked = LLVMGetParam(function, 6),
+                            .bits = LLVMGetParam(function, 7)};
   sptx_ir_loop loop;
   sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, e->query_tile / (int)e->lanes),
                      sptx_ir_i64(ir, e->vectors), true, NULL, 0);
-  sptx_softmax softmax = {e, walk, query_first, loop.index};
+  sptx_softmax softmax = {e, &walk, e->item, loop.index};
   emit_group(&softmax);
   sptx_ir_loop_end(ir, &loop);
+  LLVMBuildRetVoid(ir->builder);
+  return function;
 }
 
 /* The functions that main calls: products of the two steps, and the careful product. */
 typedef struct sptx_forward_functions {
-  LLVMValueRef scores, values, values_rest, finite, careful;
+  LLVMValueRef scores, softmax, values, values_rest, finite, careful, epilogue;
   sptx_x86_amx amx;
 } sptx_forward_functions;
 
@@ -243,6 +252,8 @@ static void emit_functions(sptx_x86_emitter *e, sptx_forward_functions *f) {
                               .lanes = e->lanes,
                               .b_stride = tile_bytes,
                               .c_stride = tile_bytes};
+  f->softmax = emit_softmax(e);
+  f->epilogue = sptx_x86_emit_epilogue(e);
   f->finite = sptx_x86_emit_finite(e);
   f->careful = sptx_x86_emit_careful(e);
   if (sptx_x86_uses_amx(e->shape)) {
@@ -305,7 +316,10 @@ static void emit_step(sptx_x86_emitter *e, const sptx_forward_functions *f, cons
     sptx_x86_amx_scores(e, &f->amx, walk->count);
   else
     sptx_x86_call(e, f->scores, arguments, 7);
-  emit_softmax(e, walk, query_first);
+  LLVMValueRef bits = walk->bits ? walk->bits : LLVMConstNull(ir->pointer);
+  LLVMValueRef softmax[] = {e->args,     e->params,   query_first,  e->scratch,
+                            walk->first, walk->count, walk->masked, bits};
+  sptx_x86_call(e, f->softmax, softmax, 8);
   emit_values(e, f, walk);
   sptx_ir_end_if(ir, &branch);
 }
@@ -323,9 +337,7 @@ static void fill(sptx_x86_emitter *e, int64_t array, int64_t bytes, double value
  * that is not a function already. */
 static LLVMValueRef emit_tile(sptx_x86_emitter *e, const sptx_forward_functions *f) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->i64, ir->pointer};
-  LLVMValueRef function = sptx_x86_local_function(e, "tile", ir->void_type, types, 4);
-  sptx_x86_bind(e);
+  LLVMValueRef function = sptx_x86_bound_function(e, "tile", NULL, 0);
   sptx_x86_item item;
   if (e->shape->family == SPTX_X86_DECODE)
     sptx_x86_decode_item(e, &item);
@@ -346,7 +358,7 @@ static LLVMValueRef emit_tile(sptx_x86_emitter *e, const sptx_forward_functions 
   sptx_x86_key_walk_begin(e, &item.keys, item.first, item.keys.begin, item.keys.end, &walk);
   emit_step(e, f, &item.keys, &walk, item.first, item.bases);
   sptx_x86_key_walk_end(e, &walk);
-  sptx_x86_emit_epilogue(e);
+  sptx_x86_call(e, f->epilogue, (LLVMValueRef[]){e->args, e->params, e->item, e->scratch}, 4);
   LLVMBuildRetVoid(ir->builder);
   return function;
 }
@@ -355,8 +367,11 @@ void sptx_x86_emit_forward(sptx_x86_emitter *e, const char *symbol) {
   sptx_ir *ir = &e->ir;
   sptx_forward_functions f;
   sptx_x86_emit_view_functions(e);
+  if (!e->shape->listed)
+    sptx_x86_emit_bound(e);
   sptx_x86_emit_pack(e);
   sptx_x86_emit_copy_rows(e);
+  sptx_x86_emit_key_rows(e);
   e->unpack = sptx_x86_emit_unpack(e, "unpack", e->shape->element);
   e->unpack_running = e->shape->element == SPTX_ELEMENT_F32
                           ? NULL

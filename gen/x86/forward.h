@@ -34,10 +34,14 @@ void sptx_x86_fill_slopes(sptx_x86_emitter *e, LLVMValueRef head);
  * d_k or d_v of the parameter block. */
 LLVMValueRef sptx_x86_accumulator(sptx_x86_emitter *e, int64_t field, size_t output, LLVMValueRef batch,
                                   LLVMValueRef head);
-/* epilogue.c: writes o and lse, merged with those of earlier pieces. */
-void sptx_x86_emit_epilogue(sptx_x86_emitter *e);
+/* epilogue.c: the function of sptx_x86_bind's parameters that writes o and lse, merged with those of earlier
+ * pieces. */
+LLVMValueRef sptx_x86_emit_epilogue(sptx_x86_emitter *e);
 
 /* keys.c */
+/* void key_rows(positions, origin, first, count, padded, base, stride, table, copies, kept, copy, ahead,
+ * ahead_last): of K or of V; see sptx_key_side. */
+void sptx_x86_emit_key_rows(sptx_x86_emitter *e);
 /* Fills key_position, key_row and value_row for the walk's tile of keys. */
 void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const sptx_x86_key_walk *walk,
                        LLVMValueRef k_base, LLVMValueRef v_base);

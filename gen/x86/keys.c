@@ -10,33 +10,15 @@ typedef struct sptx_kept {
   int64_t base, origin, first, end;
 } sptx_kept;
 
+/* K or V as the function key_rows gets them. */
 typedef struct sptx_key_side {
-  int64_t stride, copy, ahead; /* fields of the parameter block */
-  int64_t table, copies, kept; /* scratch */
-  LLVMValueRef base;
+  LLVMValueRef base, stride;        /* the tensor */
+  LLVMValueRef table, copies, kept; /* scratch */
+  LLVMValueRef copy, ahead, ahead_last;
 } sptx_key_side;
 
-static sptx_key_side side_of(sptx_x86_emitter *e, bool values, LLVMValueRef base) {
-  const sptx_x86_layout *l = &e->layout;
-  if (values)
-    return (sptx_key_side){SPTX_X86_FIELD(v) + 16,
-                           SPTX_X86_FIELD(copy_v),
-                           SPTX_X86_FIELD(ahead_v),
-                           l->value_row,
-                           l->values,
-                           l->kept_values,
-                           base};
-  return (sptx_key_side){SPTX_X86_FIELD(k) + 16,
-                         SPTX_X86_FIELD(copy_k),
-                         SPTX_X86_FIELD(ahead_k),
-                         l->key_row,
-                         l->keys,
-                         l->kept_keys,
-                         base};
-}
-
 static LLVMValueRef kept_field(sptx_x86_emitter *e, const sptx_key_side *side, size_t field) {
-  return sptx_x86_scratch(e, side->kept + (int64_t)field);
+  return sptx_ir_at_constant(&e->ir, side->kept, (int64_t)field);
 }
 
 void sptx_x86_forget_copies(sptx_x86_emitter *e) {
@@ -48,15 +30,14 @@ void sptx_x86_forget_copies(sptx_x86_emitter *e) {
 /* Asks for the rows that the item's next tile will want. */
 static void look_ahead(sptx_x86_emitter *e, const sptx_key_side *side, LLVMValueRef count) {
   sptx_ir *ir = &e->ir;
-  LLVMValueRef zero = sptx_ir_i64(ir, 0), ahead = sptx_x86_param(e, side->ahead);
+  LLVMValueRef zero = sptx_ir_i64(ir, 0);
   sptx_ir_branch branch;
-  sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, ahead, zero));
+  sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, side->ahead, zero));
   LLVMValueRef wanted = sptx_ir_min(ir, count, sptx_ir_i64(ir, e->query_tile));
-  LLVMValueRef last = sptx_ir_compare(ir, LLVMIntNE, sptx_x86_param(e, SPTX_X86_FIELD(ahead_last)), zero);
+  LLVMValueRef last = sptx_ir_compare(ir, LLVMIntNE, side->ahead_last, zero);
   LLVMValueRef start = sptx_ir_select(ir, last, sptx_ir_sub(ir, count, wanted), zero);
-  LLVMValueRef table = sptx_x86_scratch(e, side->table);
-  table = sptx_ir_at(ir, table, sptx_ir_mul(ir, start, sptx_ir_i64(ir, 8)));
-  sptx_x86_prefetch_rows(e, table, wanted, ahead);
+  LLVMValueRef table = sptx_ir_at(ir, side->table, sptx_ir_mul(ir, start, sptx_ir_i64(ir, 8)));
+  sptx_x86_prefetch_rows(e, table, wanted, side->ahead);
   sptx_ir_end_if(ir, &branch);
 }
 
@@ -91,11 +72,10 @@ static void point_at_copies(sptx_x86_emitter *e, const sptx_key_side *side, LLVM
   LLVMValueRef skipped =
       sptx_ir_sub(ir, first, sptx_ir_load(ir, ir->i64, kept_field(e, side, offsetof(sptx_kept, first)), 8));
   LLVMValueRef row_bytes = sptx_ir_i64(ir, (int64_t)e->dim * 4);
-  LLVMValueRef row = sptx_ir_at(ir, sptx_x86_scratch(e, side->copies), sptx_ir_mul(ir, skipped, row_bytes));
+  LLVMValueRef row = sptx_ir_at(ir, side->copies, sptx_ir_mul(ir, skipped, row_bytes));
   sptx_ir_loop rows;
   sptx_ir_loop_begin(ir, &rows, sptx_ir_i64(ir, 0), count, sptx_ir_i64(ir, 1), false, &row, 1);
-  LLVMValueRef slot = sptx_x86_scratch(e, side->table);
-  slot = sptx_ir_at(ir, slot, sptx_ir_mul(ir, rows.index, sptx_ir_i64(ir, 8)));
+  LLVMValueRef slot = sptx_ir_at(ir, side->table, sptx_ir_mul(ir, rows.index, sptx_ir_i64(ir, 8)));
   sptx_ir_store(ir, rows.carried[0], slot, 8);
   rows.carried[0] = sptx_ir_at(ir, rows.carried[0], row_bytes);
   sptx_ir_loop_end(ir, &rows);
@@ -108,38 +88,70 @@ static void copy_or_reuse(sptx_x86_emitter *e, const sptx_key_side *side, LLVMVa
   sptx_ir_if(ir, &reuse, is_kept(e, side, origin, first, count));
   point_at_copies(e, side, first, count);
   sptx_ir_else(ir, &reuse);
-  LLVMValueRef arguments[] = {sptx_x86_scratch(e, side->table), count, sptx_x86_scratch(e, side->copies)};
-  sptx_x86_call(e, e->copy_rows, arguments, 3);
+  sptx_x86_call(e, e->copy_rows, (LLVMValueRef[]){side->table, count, side->copies}, 3);
   keep(e, side, origin, first, count);
   sptx_ir_end_if(ir, &reuse);
+}
+
+void sptx_x86_emit_key_rows(sptx_x86_emitter *e) {
+  sptx_ir *ir = &e->ir;
+  LLVMTypeRef pointer = ir->pointer, word = ir->i64;
+  LLVMTypeRef types[] = {pointer, word,    word,    word, word, pointer, word,
+                         pointer, pointer, pointer, word, word, word};
+  enum { PARAMETERS = sizeof types / sizeof *types };
+  e->key_rows = sptx_x86_local_function(e, "key_rows", ir->void_type, types, PARAMETERS);
+  LLVMValueRef p[PARAMETERS];
+  LLVMGetParams(ir->function, p);
+  LLVMValueRef positions = p[0], origin = p[1], first = p[2], count = p[3], padded = p[4];
+  sptx_key_side side = {p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12]};
+  sptx_x86_rows(e, positions, padded, side.base, side.stride, side.table);
+  look_ahead(e, &side, count);
+  sptx_ir_branch copies;
+  sptx_ir_if(ir, &copies, sptx_ir_compare(ir, LLVMIntNE, side.copy, sptx_ir_i64(ir, 0)));
+  copy_or_reuse(e, &side, origin, first, padded);
+  sptx_ir_end_if(ir, &copies);
+  LLVMBuildRetVoid(ir->builder);
+}
+
+/* AMX makes its own copies, and what is not float32 is always converted. */
+static LLVMValueRef copies_rows(sptx_x86_emitter *e, int64_t field) {
+  if (sptx_x86_uses_amx(e->shape))
+    return sptx_ir_i64(&e->ir, 0);
+  return e->shape->element == SPTX_ELEMENT_F32 ? sptx_x86_param(e, field) : sptx_ir_i64(&e->ir, 1);
 }
 
 void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const sptx_x86_key_walk *walk,
                        LLVMValueRef k_base, LLVMValueRef v_base) {
   sptx_ir *ir = &e->ir;
-  LLVMValueRef positions = sptx_x86_scratch(e, e->layout.key_position), rows = sptx_ir_i64(ir, e->rows);
+  const sptx_x86_layout *l = &e->layout;
+  LLVMValueRef positions = sptx_x86_scratch(e, l->key_position), rows = sptx_ir_i64(ir, e->rows);
   LLVMValueRef padded = sptx_ir_add(ir, walk->count, sptx_ir_i64(ir, e->rows - 1));
   padded = sptx_ir_mul(ir, sptx_ir_div(ir, padded, rows), rows);
   if (sptx_x86_uses_amx(e->shape))
     padded = sptx_x86_amx_padded(e, walk->count);
   sptx_x86_positions(e, keys, walk->first, padded, positions);
-  const sptx_key_side sides[] = {side_of(e, false, k_base), side_of(e, true, v_base)};
+  const struct {
+    int64_t stride, copy, ahead, table, copies, kept;
+    LLVMValueRef base;
+  } sides[] = {{SPTX_X86_FIELD(k) + 16, SPTX_X86_FIELD(copy_k), SPTX_X86_FIELD(ahead_k), l->key_row, l->keys,
+                l->kept_keys, k_base},
+               {SPTX_X86_FIELD(v) + 16, SPTX_X86_FIELD(copy_v), SPTX_X86_FIELD(ahead_v), l->value_row,
+                l->values, l->kept_values, v_base}};
   for (int k = 0; k < 2; k++) {
-    LLVMValueRef stride = sptx_x86_param(e, sides[k].stride);
-    if (e->mutant == SPTX_X86_MUTANT_STRIDE)
-      stride = sptx_x86_param(e, SPTX_X86_FIELD(q) + 16);
-    sptx_x86_rows(e, positions, padded, sides[k].base, stride, sptx_x86_scratch(e, sides[k].table));
-    look_ahead(e, &sides[k], walk->count);
-  }
-  for (int k = 0; k < 2 && !sptx_x86_uses_amx(e->shape); k++) {
-    if (e->shape->element != SPTX_ELEMENT_F32) {
-      copy_or_reuse(e, &sides[k], keys->origin, walk->first, padded);
-      continue;
-    }
-    sptx_ir_branch copies;
-    sptx_ir_if(ir, &copies,
-               sptx_ir_compare(ir, LLVMIntNE, sptx_x86_param(e, sides[k].copy), sptx_ir_i64(ir, 0)));
-    copy_or_reuse(e, &sides[k], keys->origin, walk->first, padded);
-    sptx_ir_end_if(ir, &copies);
+    int64_t stride = e->mutant == SPTX_X86_MUTANT_STRIDE ? SPTX_X86_FIELD(q) + 16 : sides[k].stride;
+    LLVMValueRef arguments[] = {positions,
+                                keys->origin,
+                                walk->first,
+                                walk->count,
+                                padded,
+                                sides[k].base,
+                                sptx_x86_param(e, stride),
+                                sptx_x86_scratch(e, sides[k].table),
+                                sptx_x86_scratch(e, sides[k].copies),
+                                sptx_x86_scratch(e, sides[k].kept),
+                                copies_rows(e, sides[k].copy),
+                                sptx_x86_param(e, sides[k].ahead),
+                                sptx_x86_param(e, SPTX_X86_FIELD(ahead_last))};
+    sptx_x86_call(e, e->key_rows, arguments, sizeof arguments / sizeof *arguments);
   }
 }

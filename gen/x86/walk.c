@@ -156,10 +156,32 @@ static void emit_positions(sptx_x86_emitter *e) {
   LLVMBuildRetVoid(ir->builder);
 }
 
+/* void rows(positions, count, base, stride, target): target[k] = base + positions[k] * stride */
+static void emit_rows(sptx_x86_emitter *e) {
+  sptx_ir *ir = &e->ir;
+  LLVMTypeRef types[] = {ir->pointer, ir->i64, ir->pointer, ir->i64, ir->pointer},
+              wide = LLVMVectorType(ir->i64, 8);
+  e->view_rows = sptx_x86_local_function(e, "rows", ir->void_type, types, 5);
+  LLVMValueRef p[5];
+  LLVMGetParams(ir->function, p);
+  LLVMValueRef start = LLVMBuildPtrToInt(ir->builder, p[2], ir->i64, "");
+  sptx_ir_loop loop;
+  sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), p[1], sptx_ir_i64(ir, 8), false, NULL, 0);
+  LLVMValueRef source = sptx_ir_at(ir, p[0], sptx_ir_mul(ir, loop.index, sptx_ir_i64(ir, 4)));
+  LLVMValueRef position = sptx_ir_load(ir, LLVMVectorType(ir->i32, 8), source, 4);
+  position = LLVMBuildSExt(ir->builder, position, wide, "");
+  LLVMValueRef address = sptx_ir_mul(ir, position, sptx_ir_splat(ir, p[3], 8));
+  address = sptx_ir_add(ir, address, sptx_ir_splat(ir, start, 8));
+  sptx_ir_store(ir, address, sptx_ir_at(ir, p[4], sptx_ir_mul(ir, loop.index, sptx_ir_i64(ir, 8))), 8);
+  sptx_ir_loop_end(ir, &loop);
+  LLVMBuildRetVoid(ir->builder);
+}
+
 void sptx_x86_emit_view_functions(sptx_x86_emitter *e) {
   emit_origin(e);
   emit_below(e);
   emit_positions(e);
+  emit_rows(e);
 }
 
 LLVMValueRef sptx_x86_origin(sptx_x86_emitter *e, int64_t view_field, LLVMValueRef shared) {
@@ -199,16 +221,5 @@ void sptx_x86_positions(sptx_x86_emitter *e, const sptx_x86_side *side, LLVMValu
 
 void sptx_x86_rows(sptx_x86_emitter *e, LLVMValueRef positions, LLVMValueRef count, LLVMValueRef base,
                    LLVMValueRef stride, LLVMValueRef rows) {
-  sptx_ir *ir = &e->ir;
-  sptx_ir_loop loop;
-  LLVMTypeRef wide = LLVMVectorType(ir->i64, 8);
-  LLVMValueRef start = LLVMBuildPtrToInt(ir->builder, base, ir->i64, "");
-  sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), count, sptx_ir_i64(ir, 8), false, NULL, 0);
-  LLVMValueRef source = sptx_ir_at(ir, positions, sptx_ir_mul(ir, loop.index, sptx_ir_i64(ir, 4)));
-  LLVMValueRef position = sptx_ir_load(ir, LLVMVectorType(ir->i32, 8), source, 4);
-  position = LLVMBuildSExt(ir->builder, position, wide, "");
-  LLVMValueRef address = sptx_ir_mul(ir, position, sptx_ir_splat(ir, stride, 8));
-  address = sptx_ir_add(ir, address, sptx_ir_splat(ir, start, 8));
-  sptx_ir_store(ir, address, sptx_ir_at(ir, rows, sptx_ir_mul(ir, loop.index, sptx_ir_i64(ir, 8))), 8);
-  sptx_ir_loop_end(ir, &loop);
+  sptx_x86_call(e, e->view_rows, (LLVMValueRef[]){positions, count, base, stride, rows}, 5);
 }
