@@ -1,16 +1,17 @@
 /* Finding or making the kernels' objects; see cpu_code.h. A kernel is filed under what decides its code: its
- * name, the generator, and LLVM's version. So a kernel that is there costs no LLVM at all but the loading,
- * and patterns that need the same kernel share it. */
+ * name, the generator, and LLVM's version; so are the functions that kernels have in common. So a kernel that
+ * is there costs no LLVM at all but the loading, and patterns that need the same kernel share it. */
 #include "runtime/cpu_code.h"
 
 #include "gen/generator.h"
 #include <stdlib.h>
 #include <string.h>
 
-/* One distinct kernel. */
+/* One distinct kernel, or the functions that some have in common. */
 typedef struct kernel_object {
   const sptx_unit *unit;
   const char *symbol;
+  bool common; /* symbol is no function's: kernels pull theirs in */
   sptx_cache_key key;
   char *object;
   size_t size;
@@ -41,20 +42,24 @@ static bool is_listed(const kernel_list *list, const char *symbol) {
   return false;
 }
 
+static void add_object(kernel_list *list, const sptx_unit *unit, const char *symbol, bool common) {
+  if (symbol[0] && !is_listed(list, symbol))
+    list->items[list->count++] =
+        (kernel_object){.unit = unit, .symbol = symbol, .common = common, .key = key_of(symbol)};
+}
+
 static enum sptx_code list_kernels(const sptx_unit *units, int unit_count, kernel_list *list,
                                    sptx_error *error) {
   size_t launches = 0;
   for (int u = 0; u < unit_count; u++)
     launches += units[u].x86 ? (size_t)units[u].x86->launch_count : 0;
-  list->items = calloc(launches + 1, sizeof *list->items);
+  list->items = calloc(2 * launches + 1, sizeof *list->items);
   if (!list->items)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "not enough memory for a list of %zu kernels", launches);
   for (int u = 0; u < unit_count; u++)
     for (int i = 0; units[u].x86 && i < units[u].x86->launch_count; i++) {
-      const char *symbol = units[u].x86->launches[i].symbol;
-      if (!is_listed(list, symbol))
-        list->items[list->count++] =
-            (kernel_object){.unit = &units[u], .symbol = symbol, .key = key_of(symbol)};
+      add_object(list, &units[u], units[u].x86->launches[i].common, true);
+      add_object(list, &units[u], units[u].x86->launches[i].symbol, false);
     }
   return SPTX_CODE_OK;
 }
@@ -100,6 +105,8 @@ static enum sptx_code link_objects(const kernel_list *list, sptx_jit **jit, sptx
     code = sptx_jit_add(*jit, list->items[i].object, list->items[i].size, error);
   for (int i = 0; i < list->count && code == SPTX_CODE_OK; i++) {
     void *ignored;
+    if (list->items[i].common)
+      continue;
     code = sptx_jit_lookup(*jit, list->items[i].symbol, &ignored, error);
   }
   if (code != SPTX_CODE_OK) {

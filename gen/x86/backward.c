@@ -65,7 +65,7 @@ static void emit_functions(sptx_x86_emitter *e, sptx_backward_functions *f) {
   f->finite = sptx_x86_emit_finite(e);
   f->careful = sptx_x86_emit_careful(e);
   f->careful_rows = sptx_x86_emit_careful_rows(e);
-  f->unpack = sptx_x86_emit_unpack(e, "unpack", SPTX_ELEMENT_F32);
+  f->unpack = sptx_x86_emit_unpack(e, SPTX_ELEMENT_F32);
 }
 
 static LLVMValueRef argument(sptx_x86_emitter *e, size_t field) {
@@ -172,14 +172,10 @@ static void load_queries(sptx_backward *b) {
   sptx_x86_guard_rows(e, LLVMConstInt(ir->i1, 1, false), b->item.first, b->item.queries.begin,
                       b->item.queries.end);
   LLVMValueRef rows = sptx_x86_scratch(e, e->layout.query_row);
-  sptx_x86_call(
-      e, e->pack,
-      (LLVMValueRef[]){rows, sptx_x86_query_factor(e), sptx_x86_scratch(e, e->layout.q), sptx_ir_i64(ir, 0)},
-      4);
+  sptx_x86_pack(e, rows, sptx_x86_query_factor(e), e->layout.q, sptx_ir_i64(ir, 0));
   sptx_x86_call(e, e->copy_rows, (LLVMValueRef[]){rows, tile, sptx_x86_scratch(e, e->layout.queries)}, 3);
   rows = sptx_x86_scratch(e, e->layout.d_output_row);
-  sptx_x86_call(e, e->pack,
-                (LLVMValueRef[]){rows, scale, sptx_x86_scratch(e, e->layout.d_o), sptx_ir_i64(ir, 0)}, 4);
+  sptx_x86_pack(e, rows, scale, e->layout.d_o, sptx_ir_i64(ir, 0));
   sptx_x86_call(e, e->copy_rows, (LLVMValueRef[]){rows, tile, sptx_x86_scratch(e, e->layout.d_outputs)}, 3);
   sptx_ir_loop loop;
   sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, (int64_t)e->dim * e->query_tile * 4),
@@ -285,8 +281,9 @@ static void emit_gradients(sptx_backward *b, const sptx_x86_key_walk *walk) {
   sptx_ir_branch branch;
   sptx_ir_if(ir, &branch, odd_tile(b, walk));
   for (int k = 0; k < 2; k++)
-    sptx_x86_call(e, f->careful_rows, (LLVMValueRef[]){weights[k], others[k], targets[k], walk->count}, 4);
-  sptx_x86_call(e, f->careful, (LLVMValueRef[]){keys, weights[1], d_q, walk->count}, 4);
+    sptx_x86_call(e, f->careful_rows, (LLVMValueRef[]){weights[k], others[k], targets[k], walk->count, tile},
+                  5);
+  sptx_x86_call(e, f->careful, (LLVMValueRef[]){keys, weights[1], d_q, walk->count, tile}, 5);
   sptx_ir_else(ir, &branch);
   for (int k = 0; k < 2; k++)
     for (int part = 0; part < f->key_product_count; part++)
@@ -382,9 +379,7 @@ static void emit_query_tile(sptx_backward *b) {
   sptx_x86_key_walk_begin(e, &b->item.keys, b->item.first, b->key_begin, b->key_end, &walk);
   emit_step(b, &walk);
   sptx_x86_key_walk_end(e, &walk);
-  LLVMValueRef arguments[] = {e->scratch, sptx_x86_scratch(e, e->layout.output),
-                              sptx_x86_scratch(e, e->layout.output_row), sptx_ir_i64(ir, 0)};
-  sptx_x86_call(e, b->f->unpack, arguments, 4);
+  sptx_x86_unpack(e, b->f->unpack, sptx_ir_i64(ir, 0));
   sptx_ir_end_if(ir, &branch);
 }
 

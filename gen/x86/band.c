@@ -3,9 +3,9 @@
 #include "gen/predicate.h"
 #include "gen/x86/emit.h"
 
-/* The function that is being written: void bound(bound, first, begin, last, key_begin, key_end, target) gives
- * lanes x = first .. the bound at x, which is cut to begin <= x <= last, as 32 bits cut to the keys. */
-enum { P_BOUND, P_FIRST, P_BEGIN, P_LAST, P_KEY_BEGIN, P_KEY_END, P_TARGET, P_COUNT };
+/* Parameters of the function void bound(bound, first, begin, last, key_begin, key_end, target, lanes): lanes
+ * x = first .. get the bound at x, with x cut to begin <= x <= last, as 32 bits cut to the keys. */
+enum { P_BOUND, P_FIRST, P_BEGIN, P_LAST, P_KEY_BEGIN, P_KEY_END, P_TARGET, P_LANES, P_COUNT };
 
 static LLVMValueRef bound_field(sptx_x86_emitter *e, LLVMValueRef bound, size_t field) {
   return sptx_ir_load(&e->ir, e->ir.i64, sptx_ir_at_constant(&e->ir, bound, (int64_t)field), 8);
@@ -36,7 +36,7 @@ static void fill_affine(sptx_x86_emitter *e, LLVMValueRef *p) {
   LLVMValueRef lanes = LLVMBuildSIToFP(ir->builder, sptx_ir_iota(ir, ir->i32, 8), doubles, "");
   add = splat_double(e, add), mult = splat_double(e, mult);
   sptx_ir_loop loop;
-  sptx_ir_loop_begin(ir, &loop, zero, sptx_ir_i64(ir, e->query_tile), sptx_ir_i64(ir, 8), true, NULL, 0);
+  sptx_ir_loop_begin(ir, &loop, zero, p[P_LANES], sptx_ir_i64(ir, 8), true, NULL, 0);
   LLVMValueRef x = sptx_ir_fadd(ir, splat_double(e, sptx_ir_add(ir, p[P_FIRST], loop.index)), lanes);
   LLVMValueRef value = clamp(e, sptx_ir_fma(ir, clamp(e, x, begin, last), mult, add), low, high);
   value = LLVMBuildFPToSI(ir->builder, value, LLVMVectorType(ir->i32, 8), "");
@@ -65,7 +65,7 @@ static void fill_periodic(sptx_x86_emitter *e, LLVMValueRef *p) {
   LLVMValueRef carried[] = {base, rest}, mult = BOUND(p, mult), from = BOUND(p, ramp_from);
   LLVMValueRef ramp_max = BOUND(p, ramp_max), low = BOUND(p, low), high = BOUND(p, high);
   sptx_ir_loop loop;
-  sptx_ir_loop_begin(ir, &loop, zero, sptx_ir_i64(ir, e->query_tile), one, true, carried, 2);
+  sptx_ir_loop_begin(ir, &loop, zero, p[P_LANES], one, true, carried, 2);
   LLVMValueRef ramp = clamp(e, sptx_ir_sub(ir, loop.carried[1], from), zero, ramp_max);
   LLVMValueRef value = clamp(e, sptx_ir_add(ir, loop.carried[0], ramp), low, high);
   value = LLVMBuildTrunc(ir->builder, clamp(e, value, p[P_KEY_BEGIN], p[P_KEY_END]), ir->i32, "");
@@ -83,8 +83,10 @@ static void fill_periodic(sptx_x86_emitter *e, LLVMValueRef *p) {
 
 void sptx_x86_emit_bound(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[P_COUNT] = {ir->pointer, ir->i64, ir->i64, ir->i64, ir->i64, ir->i64, ir->pointer};
-  e->fill_bound = sptx_x86_local_function(e, "bound", ir->void_type, types, P_COUNT);
+  LLVMTypeRef types[P_COUNT] = {ir->pointer, ir->i64, ir->i64,     ir->i64,
+                                ir->i64,     ir->i64, ir->pointer, ir->i64};
+  if (!sptx_x86_common_function(e, "bound", ir->void_type, types, P_COUNT, &e->fill_bound))
+    return;
   LLVMValueRef p[P_COUNT];
   LLVMGetParams(ir->function, p);
   sptx_ir_branch branch;
@@ -104,7 +106,8 @@ void sptx_x86_bounds(sptx_x86_emitter *e, const sptx_x86_side *queries, const sp
   const int64_t fields[] = {SPTX_X86_FIELD(lo), SPTX_X86_FIELD(hi)};
   for (int k = 0; k < 2; k++) {
     LLVMValueRef bound = sptx_ir_at_constant(ir, e->params, fields[k]), target = k ? width : low;
-    LLVMValueRef arguments[P_COUNT] = {bound, first, queries->begin, last, keys->begin, keys->end, target};
+    LLVMValueRef arguments[P_COUNT] = {
+        bound, first, queries->begin, last, keys->begin, keys->end, target, sptx_ir_i64(ir, e->query_tile)};
     sptx_x86_call(e, e->fill_bound, arguments, P_COUNT);
   }
   sptx_ir_loop loop;

@@ -1,5 +1,5 @@
 /* From a plan to a module: the table of kernel families, and one kernel for each distinct symbol. */
-#include "gen/x86/emit.h"
+#include "gen/x86/forward.h"
 
 #include <llvm-c/Analysis.h>
 #include <stdio.h>
@@ -21,11 +21,28 @@ const char *sptx_x86_family_name(enum sptx_x86_family family) {
 }
 
 static void emit_kernel(LLVMModuleRef module, const sptx_x86_shape *shape, const char *symbol,
-                        enum sptx_x86_mutant mutant) {
+                        enum sptx_x86_commons commons, enum sptx_x86_mutant mutant) {
   sptx_x86_emitter emitter;
-  sptx_x86_emitter_begin(&emitter, module, shape, symbol, mutant);
+  sptx_x86_emitter_begin(&emitter, module, shape, symbol, commons, mutant);
   families[shape->family].emit(&emitter, symbol);
   sptx_ir_end(&emitter.ir);
+}
+
+/* All functions that kernels of this element type, instruction set and head dimension have in common. */
+static void emit_commons(LLVMModuleRef module, const sptx_x86_shape *shape, const char *symbol) {
+  sptx_x86_emitter e;
+  sptx_x86_emitter_begin(&e, module, shape, symbol, SPTX_X86_COMMONS_EXPORTED, SPTX_X86_SOUND);
+  sptx_x86_emit_view_functions(&e);
+  sptx_x86_emit_bound(&e);
+  sptx_x86_emit_pack(&e);
+  sptx_x86_emit_copy_rows(&e);
+  sptx_x86_emit_key_rows(&e);
+  sptx_x86_emit_unpack(&e, shape->element);
+  sptx_x86_emit_unpack(&e, SPTX_ELEMENT_F32);
+  sptx_x86_emit_finite(&e);
+  sptx_x86_emit_careful(&e);
+  sptx_x86_emit_careful_rows(&e);
+  sptx_ir_end(&e.ir);
 }
 
 /* Provenance travels with the module as named metadata "sptx", one string for each kernel. */
@@ -46,7 +63,7 @@ static void describe(LLVMModuleRef module, const sptx_x86_launch *launch, const 
   LLVMAddNamedMetadataOperand(module, "sptx", LLVMMetadataAsValue(context, node));
 }
 
-/* symbol: of the one kernel wanted, or NULL for all. */
+/* symbol: of the one kernel or the common functions wanted, or NULL for all. */
 static enum sptx_code build(const sptx_x86_plan *plan, const char *symbol, enum sptx_x86_mutant mutant,
                             LLVMContextRef context, LLVMModuleRef *module, sptx_error *error) {
   const sptx_x86_plan_data *data = (const sptx_x86_plan_data *)plan;
@@ -54,9 +71,14 @@ static enum sptx_code build(const sptx_x86_plan *plan, const char *symbol, enum 
   LLVMSetTarget(*module, "x86_64-unknown-linux-gnu");
   for (int k = 0; k < plan->launch_count; k++) {
     const char *name = plan->launches[k].symbol;
+    if (symbol && strcmp(plan->launches[k].common, symbol) == 0) {
+      emit_commons(*module, &data->shapes[k], symbol);
+      break;
+    }
     if ((symbol && strcmp(name, symbol) != 0) || LLVMGetNamedFunction(*module, name))
       continue;
-    emit_kernel(*module, &data->shapes[k], name, mutant);
+    emit_kernel(*module, &data->shapes[k], name, symbol ? SPTX_X86_COMMONS_OUTSIDE : SPTX_X86_COMMONS_INSIDE,
+                mutant);
     describe(*module, &plan->launches[k], &data->shapes[k]);
   }
   char *message = NULL;

@@ -14,7 +14,9 @@ LLVMValueRef sptx_x86_emit_finite(sptx_x86_emitter *e) {
   enum { SUMS = 4, STEP = 8 };
   sptx_ir *ir = &e->ir;
   LLVMTypeRef types[] = {ir->pointer, ir->i64}, half = LLVMVectorType(ir->f32, STEP);
-  LLVMValueRef function = sptx_x86_local_function(e, "finite", ir->i1, types, 2), sums[SUMS + 1];
+  LLVMValueRef function, sums[SUMS + 1];
+  if (!sptx_x86_common_function(e, "finite", ir->i1, types, 2, &function))
+    return function;
   for (int k = 0; k < SUMS; k++)
     sums[k] = LLVMConstNull(e->vector);
   sums[SUMS] = LLVMConstNull(half);
@@ -47,10 +49,12 @@ LLVMValueRef sptx_x86_emit_finite(sptx_x86_emitter *e) {
 
 LLVMValueRef sptx_x86_emit_careful(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->pointer, ir->i64};
-  LLVMValueRef function = sptx_x86_local_function(e, "careful", ir->void_type, types, 4);
+  LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->pointer, ir->i64, ir->i64};
+  LLVMValueRef function;
+  if (!sptx_x86_common_function(e, "careful", ir->void_type, types, 5, &function))
+    return function;
   LLVMValueRef zero = sptx_ir_i64(ir, 0), one = sptx_ir_i64(ir, 1), four = sptx_ir_i64(ir, 4);
-  LLVMValueRef tile_bytes = sptx_ir_i64(ir, (int64_t)e->query_tile * 4);
+  LLVMValueRef tile_bytes = sptx_ir_mul(ir, LLVMGetParam(function, 4), four);
   sptx_ir_loop keys, dims, lanes;
   sptx_ir_loop_begin(ir, &keys, zero, LLVMGetParam(function, 3), one, false, NULL, 0);
   LLVMValueRef row = row_of(e, LLVMGetParam(function, 0), keys.index);
@@ -74,16 +78,19 @@ LLVMValueRef sptx_x86_emit_careful(sptx_x86_emitter *e) {
 
 LLVMValueRef sptx_x86_emit_careful_rows(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->pointer, ir->i64}, floats = LLVMVectorType(ir->f32, 8);
-  LLVMValueRef function = sptx_x86_local_function(e, "careful_rows", ir->void_type, types, 4);
+  LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->pointer, ir->i64, ir->i64};
+  LLVMTypeRef floats = LLVMVectorType(ir->f32, 8);
+  LLVMValueRef function;
+  if (!sptx_x86_common_function(e, "careful_rows", ir->void_type, types, 5, &function))
+    return function;
   LLVMValueRef zero = sptx_ir_i64(ir, 0), one = sptx_ir_i64(ir, 1), four = sptx_ir_i64(ir, 4);
-  LLVMValueRef row_bytes = sptx_ir_i64(ir, (int64_t)e->dim * 4);
+  LLVMValueRef row_bytes = sptx_ir_i64(ir, (int64_t)e->dim * 4), queries = LLVMGetParam(function, 4);
   sptx_ir_loop keys, lanes, dims;
   sptx_ir_loop_begin(ir, &keys, zero, LLVMGetParam(function, 3), one, false, NULL, 0);
   LLVMValueRef target = row_of(e, LLVMGetParam(function, 2), keys.index);
-  LLVMValueRef weights = sptx_ir_mul(ir, keys.index, sptx_ir_i64(ir, (int64_t)e->query_tile * 4));
+  LLVMValueRef weights = sptx_ir_mul(ir, sptx_ir_mul(ir, keys.index, queries), four);
   weights = sptx_ir_at(ir, LLVMGetParam(function, 0), weights);
-  sptx_ir_loop_begin(ir, &lanes, zero, sptx_ir_i64(ir, e->query_tile), one, true, NULL, 0);
+  sptx_ir_loop_begin(ir, &lanes, zero, queries, one, true, NULL, 0);
   LLVMValueRef weight =
       sptx_ir_load(ir, ir->f32, sptx_ir_at(ir, weights, sptx_ir_mul(ir, lanes.index, four)), 4);
   LLVMValueRef row = sptx_ir_at(ir, LLVMGetParam(function, 1), sptx_ir_mul(ir, lanes.index, row_bytes));

@@ -7,12 +7,22 @@
 #include "gen/ir.h"
 #include "gen/x86/kernel.h"
 
+/* Functions that depend on no more of a shape than element type, instruction set and head dimension are
+ * common to many kernels: where this module finds them. */
+enum sptx_x86_commons {
+  SPTX_X86_COMMONS_INSIDE,   /* here, for this module alone */
+  SPTX_X86_COMMONS_EXPORTED, /* here, for the kernels of other modules */
+  SPTX_X86_COMMONS_OUTSIDE,  /* in a module that exports them */
+};
+
 typedef struct sptx_x86_emitter {
   sptx_ir ir;
   const sptx_x86_shape *shape;
   enum sptx_x86_mutant mutant;
   sptx_x86_layout layout;
   char prefix[160];
+  enum sptx_x86_commons commons;
+  char common_prefix[64];
   unsigned lanes; /* float32 lanes of a vector */
   int query_tile, key_tile, dim, rows, vectors;
   LLVMTypeRef element, vector; /* the tensors' type; <lanes x float> */
@@ -25,13 +35,16 @@ typedef struct sptx_x86_emitter {
 
 /* emit.c: access and mathematics */
 void sptx_x86_emitter_begin(sptx_x86_emitter *e, LLVMModuleRef module, const sptx_x86_shape *shape,
-                            const char *symbol, enum sptx_x86_mutant mutant);
+                            const char *symbol, enum sptx_x86_commons commons, enum sptx_x86_mutant mutant);
 void sptx_x86_emitter_kernel(sptx_x86_emitter *e, const char *symbol); /* opens the exported function */
 /* Takes args, params, item and scratch from the parameters of the function being written. */
 void sptx_x86_bind(sptx_x86_emitter *e);
 /* An internal function "symbol.name"; result void. */
 LLVMValueRef sptx_x86_local_function(sptx_x86_emitter *e, const char *name, LLVMTypeRef result,
                                      const LLVMTypeRef *parameters, unsigned count);
+/* A common function: true when its body is to be written now. */
+bool sptx_x86_common_function(sptx_x86_emitter *e, const char *name, LLVMTypeRef result,
+                              const LLVMTypeRef *parameters, unsigned count, LLVMValueRef *function);
 /* A local function whose first parameters are those of sptx_x86_bind, bound; `more` types follow. void. */
 LLVMValueRef sptx_x86_bound_function(sptx_x86_emitter *e, const char *name, const LLVMTypeRef *more,
                                      unsigned count);
@@ -98,13 +111,17 @@ void sptx_x86_key_walk_end(sptx_x86_emitter *e, sptx_x86_key_walk *walk);
 
 /* rows.c: rows of tensors to tiles of scratch and back */
 void sptx_x86_transpose(sptx_x86_emitter *e, LLVMValueRef block[8]); /* 8 vectors of 8 floats */
-/* void pack(rows, float factor, target, ahead): target[d][query] = factor * row[query][d]. The rows `ahead`
- * bytes further on, which the next tile will want, are asked for on the way; so does unpack. */
+/* void pack(rows, float factor, target, ahead, queries): target[d][query] = factor * row[query][d]. The rows
+ * `ahead` bytes further on, which the next tile will want, are asked for on the way; so does unpack. */
 void sptx_x86_emit_pack(sptx_x86_emitter *e);
-/* void unpack(scratch, source, outputs, ahead): out[query][d] = weight * source[d][query] + earlier *
- * in[query][d], with the tables weight, earlier and input_row of scratch; `in` is float32. The function it
- * returns. */
-LLVMValueRef sptx_x86_emit_unpack(sptx_x86_emitter *e, const char *name, enum sptx_element element);
+/* Calls pack for the tile; target is scratch. */
+void sptx_x86_pack(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef factor, int64_t target,
+                   LLVMValueRef ahead);
+/* The function that writes out[query][d] = weight * output[d][query] + earlier * in[query][d] of a tile; `in`
+ * is float32. */
+LLVMValueRef sptx_x86_emit_unpack(sptx_x86_emitter *e, enum sptx_element element);
+/* Calls it with the tables of scratch. */
+void sptx_x86_unpack(sptx_x86_emitter *e, LLVMValueRef unpack, LLVMValueRef ahead);
 /* void copy_rows(rows, count, target): rows become contiguous float32 rows at target, and the table points
  * at them. */
 void sptx_x86_emit_copy_rows(sptx_x86_emitter *e);

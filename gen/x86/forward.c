@@ -286,7 +286,8 @@ static void emit_values(sptx_x86_emitter *e, const sptx_forward_functions *f, co
   }
   LLVMValueRef odd = sptx_x86_if_not_finite(e, f->finite, walk, table);
   sptx_ir_if(ir, &branch, odd);
-  sptx_x86_call(e, f->careful, (LLVMValueRef[]){table, scores, output, walk->count}, 4);
+  sptx_x86_call(e, f->careful,
+                (LLVMValueRef[]){table, scores, output, walk->count, sptx_ir_i64(ir, e->query_tile)}, 5);
   sptx_ir_else(ir, &branch);
   LLVMValueRef middle = sptx_ir_i64(ir, sptx_x86_main_rows(e)), end = sptx_ir_i64(ir, e->dim);
   if (amx)
@@ -346,9 +347,7 @@ static LLVMValueRef emit_tile(sptx_x86_emitter *e, const sptx_forward_functions 
   LLVMValueRef table = sptx_x86_scratch(e, e->layout.query_row);
   bool amx = sptx_x86_uses_amx(e->shape);
   LLVMValueRef factor = amx ? sptx_ir_f32(ir, 1) : sptx_x86_query_factor(e);
-  LLVMValueRef pack[] = {table, factor, sptx_x86_scratch(e, e->layout.q),
-                         sptx_x86_param(e, SPTX_X86_FIELD(ahead_q))};
-  sptx_x86_call(e, e->pack, pack, 4);
+  sptx_x86_pack(e, table, factor, e->layout.q, sptx_x86_param(e, SPTX_X86_FIELD(ahead_q)));
   if (amx)
     sptx_x86_amx_queries(e);
   fill(e, e->layout.output, (int64_t)e->dim * e->query_tile * 4, 0);
@@ -372,10 +371,9 @@ void sptx_x86_emit_forward(sptx_x86_emitter *e, const char *symbol) {
   sptx_x86_emit_pack(e);
   sptx_x86_emit_copy_rows(e);
   sptx_x86_emit_key_rows(e);
-  e->unpack = sptx_x86_emit_unpack(e, "unpack", e->shape->element);
-  e->unpack_running = e->shape->element == SPTX_ELEMENT_F32
-                          ? NULL
-                          : sptx_x86_emit_unpack(e, "unpack_running", SPTX_ELEMENT_F32);
+  e->unpack = sptx_x86_emit_unpack(e, e->shape->element);
+  e->unpack_running =
+      e->shape->element == SPTX_ELEMENT_F32 ? NULL : sptx_x86_emit_unpack(e, SPTX_ELEMENT_F32);
   emit_functions(e, &f);
   LLVMValueRef tile = emit_tile(e, &f);
   sptx_x86_emitter_kernel(e, symbol);

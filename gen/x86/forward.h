@@ -40,7 +40,7 @@ LLVMValueRef sptx_x86_emit_epilogue(sptx_x86_emitter *e);
 
 /* keys.c */
 /* void key_rows(positions, origin, first, count, padded, base, stride, table, copies, kept, copy, ahead,
- * ahead_last): of K or of V; see sptx_key_side. */
+ * ahead_last, ahead_most): of K or of V; see sptx_key_side. */
 void sptx_x86_emit_key_rows(sptx_x86_emitter *e);
 /* Fills key_position, key_row and value_row for the walk's tile of keys. */
 void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const sptx_x86_key_walk *walk,
@@ -61,11 +61,11 @@ int sptx_x86_main_rows(const sptx_x86_emitter *e);
 /* careful.c: products that leave masked pairs out, for tiles whose inputs are not all finite. */
 /* i1 finite(rows, count): are all float32 elements of the rows finite? */
 LLVMValueRef sptx_x86_emit_finite(sptx_x86_emitter *e);
-/* void careful(rows, weights, output, count): output[d][lane] += row[k][d] * weights[k][lane] where the
- * weight is not 0. */
+/* void careful(rows, weights, output, count, queries): output[d][lane] += row[k][d] * weights[k][lane] where
+ * the weight is not 0. */
 LLVMValueRef sptx_x86_emit_careful(sptx_x86_emitter *e);
-/* void careful_rows(weights, b, c_rows, count): c_row[k][d] += weights[k][lane] * b[lane][d] likewise; b has
- * contiguous rows. */
+/* void careful_rows(weights, b, c_rows, count, queries): c_row[k][d] += weights[k][lane] * b[lane][d]
+ * likewise; b has contiguous rows. */
 LLVMValueRef sptx_x86_emit_careful_rows(sptx_x86_emitter *e);
 /* i1: the tile is masked and its rows are not all finite. */
 LLVMValueRef sptx_x86_if_not_finite(sptx_x86_emitter *e, LLVMValueRef finite, const sptx_x86_key_walk *walk,

@@ -98,6 +98,8 @@ void sptx_x86_schedule_fill(sptx_x86_schedule *schedule, const sptx_problem *pro
                             const sptx_piece *piece);
 enum sptx_code sptx_x86_schedule_check(const sptx_x86_schedule *schedule, const sptx_piece *piece,
                                        sptx_error *error);
+/* What the names of the functions that this kernel has in common with others begin with. */
+void sptx_x86_common_name(const sptx_x86_shape *shape, char *name, size_t size);
 const char *sptx_x86_family_name(enum sptx_x86_family family);
 
 /* Test switch: plants one known mistake in the generated code, to prove that tests see it. */

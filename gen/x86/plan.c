@@ -189,8 +189,14 @@ static enum sptx_code copy_predicate(sptx_planner *planner, const sptx_piece *pi
   return SPTX_CODE_OK;
 }
 
+static const char *const elements[] = {"f32", "f16", "bf16"};
+
+void sptx_x86_common_name(const sptx_x86_shape *shape, char *name, size_t size) {
+  snprintf(name, size, "sptx_%s_common_%s_d%d", elements[shape->element], sptx_isa_name(shape->schedule.isa),
+           shape->dim);
+}
+
 static void name_kernel(const sptx_x86_shape *shape, char *symbol, size_t size) {
-  static const char *const elements[] = {"f32", "f16", "bf16"};
   const sptx_x86_schedule *schedule = &shape->schedule;
   int length =
       snprintf(symbol, size, "sptx_%s_%s_%s_d%d_q%dk%d_r%dx%d%s%s%s", elements[shape->element],
@@ -245,6 +251,8 @@ enum sptx_code sptx_planner_add(sptx_planner *planner, enum sptx_x86_family fami
                               .scratch_bytes = (size_t)layout.bytes,
                               .items = ceil_div(filled.total_tiles, filled.tile_items)};
   name_kernel(&shape, launch->symbol, sizeof launch->symbol);
+  if (family != SPTX_X86_PREPARE && family != SPTX_X86_FINISH)
+    sptx_x86_common_name(&shape, launch->common, sizeof launch->common);
   data->plan.launch_count++;
   return SPTX_CODE_OK;
 }

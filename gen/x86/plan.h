@@ -46,6 +46,7 @@ typedef struct sptx_x86_schedule {
 /* One parallel loop over items; launches run in order with a barrier between them. */
 typedef struct sptx_x86_launch {
   char symbol[128]; /* type_pass_isa_dim_tile and so on: all that the kernel's code depends on is in it */
+  char common[64];  /* names the functions that it has in common with other kernels; "": none */
   void *params;     /* constant parameter block, owned by the plan */
   size_t params_bytes;
   int64_t items;
@@ -89,8 +90,9 @@ void sptx_x86_plan_free(sptx_x86_plan *plan); /* NULL is allowed */
 void sptx_x86_plan_print(const sptx_x86_plan *plan, FILE *stream);
 
 /* Writes the kernel called symbol, or with NULL all distinct kernels of the plan, into a new module of
- * context (target triple, CPU and features set, verified, not yet optimised). The module defines the symbol,
- * or all distinct launch symbols. Several threads may build from one plan, each in a context of its own. */
+ * context (target triple, CPU and features set, verified, not yet optimised). With NULL the module needs
+ * nothing else. A single kernel calls common functions of a module of their own, which a launch's `common` as
+ * the symbol gives. Several threads may build from one plan, each in a context of its own. */
 enum sptx_code sptx_x86_plan_build(const sptx_x86_plan *plan, const char *symbol, LLVMContextRef context,
                                    LLVMModuleRef *module, sptx_error *error);
 

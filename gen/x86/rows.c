@@ -2,24 +2,32 @@
  * copies of rows that lie badly for the cache. */
 #include "gen/x86/emit.h"
 
+#include <string.h>
+
 enum { BLOCK = 8 };
 
-/* Transposes 8 vectors of 8 floats by three rounds of exchanges at distance 4, 2 and 1. */
+/* Transposes 8 vectors of 8 floats: pairs of rows are interleaved by floats, by pairs of floats, and by
+ * halves, each step one instruction for each vector. */
 void sptx_x86_transpose(sptx_x86_emitter *e, LLVMValueRef block[8]) {
-  for (int distance = BLOCK / 2; distance >= 1; distance /= 2)
-    for (int k = 0; k < BLOCK; k++) {
-      if (k & distance)
+  static const int lanes[3][2][BLOCK] = {{{0, 8, 1, 9, 4, 12, 5, 13}, {2, 10, 3, 11, 6, 14, 7, 15}},
+                                         {{0, 1, 8, 9, 4, 5, 12, 13}, {2, 3, 10, 11, 6, 7, 14, 15}},
+                                         {{0, 1, 2, 3, 8, 9, 10, 11}, {4, 5, 6, 7, 12, 13, 14, 15}}};
+  static const int place[3][2] = {
+      {1, 1}, {2, 1}, {4, 4}}; /* from a row to its partner, to their second result */
+  for (int step = 0; step < 3; step++) {
+    LLVMValueRef from[BLOCK];
+    int partner = place[step][0];
+    memcpy(from, block, sizeof from);
+    for (int k = 0, done = 0; k < BLOCK; k++) {
+      if (k & partner)
         continue;
-      int low[BLOCK], high[BLOCK];
-      for (int lane = 0; lane < BLOCK; lane++) {
-        int from = lane & distance ? BLOCK + lane - distance : lane;
-        low[lane] = from;
-        high[lane] = from + distance;
-      }
-      LLVMValueRef a = block[k], b = block[k + distance];
-      block[k] = sptx_ir_shuffle(&e->ir, a, b, low, BLOCK);
-      block[k + distance] = sptx_ir_shuffle(&e->ir, a, b, high, BLOCK);
+      int target = place[step][1] == 1 ? 2 * done : k;
+      for (int half = 0; half < 2; half++)
+        block[target + half * place[step][1]] =
+            sptx_ir_shuffle(&e->ir, from[k], from[k + partner], lanes[step][half], BLOCK);
+      done++;
     }
+  }
 }
 
 static LLVMValueRef table_pointer(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef index, int k) {
@@ -28,13 +36,19 @@ static LLVMValueRef table_pointer(sptx_x86_emitter *e, LLVMValueRef table, LLVMV
   return sptx_ir_load(ir, ir->pointer, sptx_ir_at_constant(ir, slot, 8 * k), 8);
 }
 
-static LLVMValueRef tile_address(sptx_x86_emitter *e, LLVMValueRef base, LLVMValueRef d, LLVMValueRef query,
-                                 int k) {
+/* The addresses of base[d + k][query], k < 8, in a tile of `queries` lanes. */
+static void tile_addresses(sptx_x86_emitter *e, LLVMValueRef base, LLVMValueRef d, LLVMValueRef query,
+                           LLVMValueRef queries, LLVMValueRef address[BLOCK]) {
   sptx_ir *ir = &e->ir;
-  int64_t stride = (int64_t)e->query_tile * 4;
-  LLVMValueRef offset = sptx_ir_add(ir, sptx_ir_mul(ir, d, sptx_ir_i64(ir, stride)),
-                                    sptx_ir_mul(ir, query, sptx_ir_i64(ir, 4)));
-  return sptx_ir_at_constant(ir, sptx_ir_at(ir, base, offset), k * stride);
+  LLVMValueRef stride = sptx_ir_mul(ir, queries, sptx_ir_i64(ir, 4));
+  LLVMValueRef offset =
+      sptx_ir_add(ir, sptx_ir_mul(ir, d, stride), sptx_ir_mul(ir, query, sptx_ir_i64(ir, 4)));
+  for (int half = 0; half < BLOCK; half += BLOCK / 2) { /* one register and its multiples reach four rows */
+    address[half] = half ? sptx_ir_at(ir, address[0], sptx_ir_mul(ir, stride, sptx_ir_i64(ir, half)))
+                         : sptx_ir_at(ir, base, offset);
+    for (int k = 1; k < BLOCK / 2; k++)
+      address[half + k] = sptx_ir_at(ir, address[half], sptx_ir_mul(ir, stride, sptx_ir_i64(ir, k)));
+  }
 }
 
 /* Asks for the lines of `bytes` bytes at an address; an address outside all memory does no harm. */
@@ -48,20 +62,31 @@ static void prefetch(sptx_x86_emitter *e, LLVMValueRef address, int64_t bytes, b
   }
 }
 
+static void prefetch_rows(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef first, LLVMValueRef count,
+                          LLVMValueRef ahead, int64_t bytes, bool write) {
+  sptx_ir *ir = &e->ir;
+  sptx_ir_loop rows;
+  LLVMValueRef end = sptx_ir_add(ir, first, count);
+  sptx_ir_loop_begin(ir, &rows, first, end, sptx_ir_i64(ir, 1), false, NULL, 0);
+  prefetch(e, sptx_ir_at(ir, table_pointer(e, table, rows.index, 0), ahead), bytes, write);
+  sptx_ir_loop_end(ir, &rows);
+}
+
 void sptx_x86_emit_pack(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[] = {ir->pointer, ir->f32, ir->pointer, ir->i64};
-  e->pack = sptx_x86_local_function(e, "pack", ir->void_type, types, 4);
+  LLVMTypeRef types[] = {ir->pointer, ir->f32, ir->pointer, ir->i64, ir->i64};
+  if (!sptx_x86_common_function(e, "pack", ir->void_type, types, 5, &e->pack))
+    return;
   LLVMValueRef table = LLVMGetParam(ir->function, 0), target = LLVMGetParam(ir->function, 2);
+  LLVMValueRef ahead = LLVMGetParam(ir->function, 3), count = LLVMGetParam(ir->function, 4);
   LLVMValueRef factor = sptx_ir_splat(ir, LLVMGetParam(ir->function, 1), BLOCK), zero = sptx_ir_i64(ir, 0);
-  LLVMValueRef step = sptx_ir_i64(ir, BLOCK), block[BLOCK], rows[BLOCK];
+  LLVMValueRef step = sptx_ir_i64(ir, BLOCK), block[BLOCK], rows[BLOCK], cells[BLOCK];
   int64_t bytes = sptx_x86_element_bytes(e->shape->element);
   sptx_ir_loop queries, dims;
-  sptx_ir_loop_begin(ir, &queries, zero, sptx_ir_i64(ir, e->query_tile), step, true, NULL, 0);
+  sptx_ir_loop_begin(ir, &queries, zero, count, step, true, NULL, 0);
   for (int k = 0; k < BLOCK; k++)
     rows[k] = table_pointer(e, table, queries.index, k);
-  for (int k = 0; k < BLOCK; k++)
-    prefetch(e, sptx_ir_at(ir, rows[k], LLVMGetParam(ir->function, 3)), e->dim * bytes, false);
+  prefetch_rows(e, table, queries.index, step, ahead, e->dim * bytes, false);
   sptx_ir_loop_begin(ir, &dims, zero, sptx_ir_i64(ir, e->dim), step, true, NULL, 0);
   LLVMValueRef offset = sptx_ir_mul(ir, dims.index, sptx_ir_i64(ir, bytes));
   for (int k = 0; k < BLOCK; k++) {
@@ -69,64 +94,83 @@ void sptx_x86_emit_pack(sptx_x86_emitter *e) {
     block[k] = sptx_ir_fmul(ir, row, factor);
   }
   sptx_x86_transpose(e, block);
+  tile_addresses(e, target, dims.index, queries.index, count, cells);
   for (int k = 0; k < BLOCK; k++)
-    sptx_ir_store(ir, block[k], tile_address(e, target, dims.index, queries.index, k), 32);
+    sptx_ir_store(ir, block[k], cells[k], 32);
   sptx_ir_loop_end(ir, &dims);
   sptx_ir_loop_end(ir, &queries);
   LLVMBuildRetVoid(ir->builder);
 }
 
+void sptx_x86_pack(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef factor, int64_t target,
+                   LLVMValueRef ahead) {
+  LLVMValueRef arguments[] = {table, factor, sptx_x86_scratch(e, target), ahead,
+                              sptx_ir_i64(&e->ir, e->query_tile)};
+  sptx_x86_call(e, e->pack, arguments, 5);
+}
+
+/* void unpack(weight, earlier, input rows, source, output rows, ahead, count of queries) */
+enum { U_WEIGHT, U_EARLIER, U_INPUTS, U_SOURCE, U_OUTPUTS, U_AHEAD, U_QUERIES, U_COUNT };
+
 /* One block of 8 queries by 8 dims on its way out. */
-static void unpack_block(sptx_x86_emitter *e, enum sptx_element element, LLVMValueRef scratch,
-                         LLVMValueRef query, LLVMValueRef d) {
+static void unpack_block(sptx_x86_emitter *e, enum sptx_element element, LLVMValueRef *p, LLVMValueRef query,
+                         LLVMValueRef d) {
   sptx_ir *ir = &e->ir;
   LLVMTypeRef floats = LLVMVectorType(ir->f32, BLOCK);
-  LLVMValueRef lane = sptx_ir_mul(ir, query, sptx_ir_i64(ir, 4)), block[BLOCK];
-  LLVMValueRef weights = sptx_ir_at(ir, sptx_ir_at_constant(ir, scratch, e->layout.weight), lane);
-  LLVMValueRef weight = sptx_ir_load(ir, floats, weights, 32);
-  LLVMValueRef earlier = sptx_ir_at(ir, sptx_ir_at_constant(ir, scratch, e->layout.earlier), lane);
-  LLVMValueRef source = LLVMGetParam(ir->function, 1), outputs = LLVMGetParam(ir->function, 2);
-  LLVMValueRef inputs = sptx_ir_at_constant(ir, scratch, e->layout.input_row);
+  LLVMValueRef lane = sptx_ir_mul(ir, query, sptx_ir_i64(ir, 4)), block[BLOCK], cells[BLOCK];
+  LLVMValueRef weight = sptx_ir_load(ir, floats, sptx_ir_at(ir, p[U_WEIGHT], lane), 32);
+  LLVMValueRef earlier = sptx_ir_at(ir, p[U_EARLIER], lane);
   LLVMValueRef bytes = sptx_ir_mul(ir, d, sptx_ir_i64(ir, sptx_x86_element_bytes(element)));
   LLVMValueRef input_bytes = sptx_ir_mul(ir, d, sptx_ir_i64(ir, 4));
-  for (int k = 0; k < BLOCK; k++) {
-    LLVMValueRef column = sptx_ir_load(ir, floats, tile_address(e, source, d, query, k), 32);
-    block[k] = sptx_ir_fmul(ir, column, weight);
-  }
+  tile_addresses(e, p[U_SOURCE], d, query, p[U_QUERIES], cells);
+  for (int k = 0; k < BLOCK; k++)
+    block[k] = sptx_ir_fmul(ir, sptx_ir_load(ir, floats, cells[k], 32), weight);
   sptx_x86_transpose(e, block);
   for (int k = 0; k < BLOCK; k++) {
     LLVMValueRef share = sptx_ir_load(ir, ir->f32, sptx_ir_at_constant(ir, earlier, 4 * k), 4);
-    LLVMValueRef input = sptx_ir_at(ir, table_pointer(e, inputs, query, k), input_bytes);
+    LLVMValueRef input = sptx_ir_at(ir, table_pointer(e, p[U_INPUTS], query, k), input_bytes);
     LLVMValueRef value =
         sptx_ir_fma(ir, sptx_ir_load(ir, floats, input, 4), sptx_ir_splat(ir, share, BLOCK), block[k]);
-    sptx_x86_store_floats(e, element, value, sptx_ir_at(ir, table_pointer(e, outputs, query, k), bytes));
+    sptx_x86_store_floats(e, element, value, sptx_ir_at(ir, table_pointer(e, p[U_OUTPUTS], query, k), bytes));
   }
 }
 
-LLVMValueRef sptx_x86_emit_unpack(sptx_x86_emitter *e, const char *name, enum sptx_element element) {
+LLVMValueRef sptx_x86_emit_unpack(sptx_x86_emitter *e, enum sptx_element element) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->pointer, ir->i64};
-  LLVMValueRef function = sptx_x86_local_function(e, name, ir->void_type, types, 4);
+  LLVMTypeRef types[U_COUNT] = {ir->pointer, ir->pointer, ir->pointer, ir->pointer,
+                                ir->pointer, ir->i64,     ir->i64};
+  LLVMValueRef function, p[U_COUNT];
+  const char *name = element == SPTX_ELEMENT_F32 ? "unpack_float" : "unpack";
+  if (!sptx_x86_common_function(e, name, ir->void_type, types, U_COUNT, &function))
+    return function;
+  LLVMGetParams(function, p);
   LLVMValueRef zero = sptx_ir_i64(ir, 0), step = sptx_ir_i64(ir, BLOCK);
   sptx_ir_loop queries, dims;
-  sptx_ir_loop_begin(ir, &queries, zero, sptx_ir_i64(ir, e->query_tile), step, true, NULL, 0);
-  for (int k = 0; k < BLOCK; k++) {
-    LLVMValueRef row = table_pointer(e, LLVMGetParam(function, 2), queries.index, k);
-    prefetch(e, sptx_ir_at(ir, row, LLVMGetParam(function, 3)), e->dim * sptx_x86_element_bytes(element),
-             true);
-  }
+  sptx_ir_loop_begin(ir, &queries, zero, p[U_QUERIES], step, true, NULL, 0);
+  prefetch_rows(e, p[U_OUTPUTS], queries.index, step, p[U_AHEAD], e->dim * sptx_x86_element_bytes(element),
+                true);
   sptx_ir_loop_begin(ir, &dims, zero, sptx_ir_i64(ir, e->dim), step, true, NULL, 0);
-  unpack_block(e, element, LLVMGetParam(function, 0), queries.index, dims.index);
+  unpack_block(e, element, p, queries.index, dims.index);
   sptx_ir_loop_end(ir, &dims);
   sptx_ir_loop_end(ir, &queries);
   LLVMBuildRetVoid(ir->builder);
   return function;
 }
 
+void sptx_x86_unpack(sptx_x86_emitter *e, LLVMValueRef unpack, LLVMValueRef ahead) {
+  const sptx_x86_layout *l = &e->layout;
+  LLVMValueRef arguments[U_COUNT] = {sptx_x86_scratch(e, l->weight),     sptx_x86_scratch(e, l->earlier),
+                                     sptx_x86_scratch(e, l->input_row),  sptx_x86_scratch(e, l->output),
+                                     sptx_x86_scratch(e, l->output_row), ahead,
+                                     sptx_ir_i64(&e->ir, e->query_tile)};
+  sptx_x86_call(e, unpack, arguments, U_COUNT);
+}
+
 void sptx_x86_emit_copy_rows(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
   LLVMTypeRef types[] = {ir->pointer, ir->i64, ir->pointer};
-  e->copy_rows = sptx_x86_local_function(e, "copy_rows", ir->void_type, types, 3);
+  if (!sptx_x86_common_function(e, "copy_rows", ir->void_type, types, 3, &e->copy_rows))
+    return;
   LLVMValueRef table = LLVMGetParam(ir->function, 0), zero = sptx_ir_i64(ir, 0);
   int64_t bytes = sptx_x86_element_bytes(e->shape->element);
   sptx_ir_loop rows;
@@ -149,10 +193,6 @@ void sptx_x86_emit_copy_rows(sptx_x86_emitter *e) {
 }
 
 void sptx_x86_prefetch_rows(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef count, LLVMValueRef ahead) {
-  sptx_ir *ir = &e->ir;
   int64_t bytes = sptx_x86_element_bytes(e->shape->element) * e->dim;
-  sptx_ir_loop rows;
-  sptx_ir_loop_begin(ir, &rows, sptx_ir_i64(ir, 0), count, sptx_ir_i64(ir, 1), false, NULL, 0);
-  prefetch(e, sptx_ir_at(ir, table_pointer(e, table, rows.index, 0), ahead), bytes, false);
-  sptx_ir_loop_end(ir, &rows);
+  prefetch_rows(e, table, sptx_ir_i64(&e->ir, 0), count, ahead, bytes, false);
 }

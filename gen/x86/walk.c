@@ -14,7 +14,9 @@ static LLVMValueRef field_at(sptx_x86_emitter *e, LLVMValueRef view, int64_t off
 /* i64 origin(view, shared): the position that all inner indices of a shared value count from. */
 static void emit_origin(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
-  e->view_origin = sptx_x86_local_function(e, "origin", ir->i64, (LLVMTypeRef[]){ir->pointer, ir->i64}, 2);
+  LLVMTypeRef types[] = {ir->pointer, ir->i64};
+  if (!sptx_x86_common_function(e, "origin", ir->i64, types, 2, &e->view_origin))
+    return;
   LLVMValueRef view = LLVMGetParam(ir->function, 0), one = sptx_ir_i64(ir, 1);
   LLVMValueRef count = field_at(e, view, VIEW(shared_count), NULL);
   sptx_ir_loop loop;
@@ -46,7 +48,9 @@ static LLVMValueRef inner_span(sptx_x86_emitter *e, LLVMValueRef view, LLVMValue
  * is past its size, all further ones count in full: limit becomes so large that each takes its size. */
 static void emit_below(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
-  e->view_below = sptx_x86_local_function(e, "below", ir->i64, (LLVMTypeRef[]){ir->pointer, ir->i64}, 2);
+  LLVMTypeRef types[] = {ir->pointer, ir->i64};
+  if (!sptx_x86_common_function(e, "below", ir->i64, types, 2, &e->view_below))
+    return;
   LLVMValueRef view = LLVMGetParam(ir->function, 0), one = sptx_ir_i64(ir, 1), zero = sptx_ir_i64(ir, 0);
   LLVMValueRef count = field_at(e, view, VIEW(inner_count), NULL), last = sptx_ir_sub(ir, count, one);
   sptx_ir_loop loop;
@@ -143,7 +147,8 @@ static void emit_positions_digits(sptx_x86_emitter *e, LLVMValueRef *p, LLVMValu
 static void emit_positions(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
   LLVMTypeRef types[] = {ir->pointer, ir->i64, ir->i64, ir->i64, ir->i64, ir->i64, ir->pointer};
-  e->view_positions = sptx_x86_local_function(e, "positions", ir->void_type, types, 7);
+  if (!sptx_x86_common_function(e, "positions", ir->void_type, types, 7, &e->view_positions))
+    return;
   LLVMValueRef p[7];
   LLVMGetParams(ir->function, p);
   LLVMValueRef count = field_at(e, p[0], VIEW(inner_count), NULL);
@@ -161,7 +166,8 @@ static void emit_rows(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
   LLVMTypeRef types[] = {ir->pointer, ir->i64, ir->pointer, ir->i64, ir->pointer},
               wide = LLVMVectorType(ir->i64, 8);
-  e->view_rows = sptx_x86_local_function(e, "rows", ir->void_type, types, 5);
+  if (!sptx_x86_common_function(e, "rows", ir->void_type, types, 5, &e->view_rows))
+    return;
   LLVMValueRef p[5];
   LLVMGetParams(ir->function, p);
   LLVMValueRef start = LLVMBuildPtrToInt(ir->builder, p[2], ir->i64, "");
