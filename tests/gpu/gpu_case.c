@@ -340,7 +340,8 @@ static void compare_all(run_state *s, char *message, size_t size) {
   compare("o", t[O].values, o, count[0], 2 * score + 8 * unit + p, p * 1.01 + unit, message, size);
   if (c->pass == SPTX_PASS_BACKWARD) {
     reference_backward(&call);
-    clean &= tensor_read(&t[D_Q]) & tensor_read(&t[D_K]) & tensor_read(&t[D_V]);
+    for (int i = D_Q; i <= D_V; i++)
+      clean &= tensor_read(&t[i]);
     compare("d_q", t[D_Q].values, d_q, count[0], size_of_d, p * 1.01 + unit, message, size);
     compare("d_k", t[D_K].values, d_k, count[1], size_of_d * many, p * 1.01 + unit, message, size);
     compare("d_v", t[D_V].values, d_v, count[1], (2 * score + 8 * unit + p) * many, p * 1.01 + unit, message,

@@ -160,11 +160,10 @@ Test(explain, against_brute_force, .timeout = 60) {
   static const char *const bodies[] = {
       "causal: true\nattend: {window: {left: 9}}",
       "causal: true\nsteps:\n  row: {window: {left: 8}}\n  column: {stride: {every: 8}}\nuse: interleave",
-      "causal: true\nsteps:\n  row: {window: {left: 8}}\n  column: {stride: {every: 8}}\nuse: {interleave: "
-      "[column, "
-      "row, row]}",
-      "causal: true\nsteps:\n  row: {window: {left: 8}}\n  column: {stride: {every: 8}}\n  unused: all\nuse: "
-      "{interleave: [row, row, row, column]}",
+      ("causal: true\nsteps:\n  row: {window: {left: 8}}\n  column: {stride: {every: 8}}\n"
+       "use: {interleave: [column, row, row]}"),
+      ("causal: true\nsteps:\n  row: {window: {left: 8}}\n  column: {stride: {every: 8}}\n  unused: all\n"
+       "use: {interleave: [row, row, row, column]}"),
       "causal: true\nsteps:\n  b: {block: {size: 8}}\n  c: {columns: {every: 8, last: 2}}\nuse: interleave",
       "causal: true\nsteps:\n  b: {block: {size: 8}}\n  c: {columns: {every: 8, last: 2}}\nuse: merge",
       "causal: true\nsteps:\n  b: {block: {size: 8}}\n  c: {columns: {every: 8, last: 2}}\nuse: heads",

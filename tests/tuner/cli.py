@@ -27,7 +27,7 @@ class Tune(unittest.TestCase):
         """A database without schedules, but with this machine's ceilings: they take a second to measure."""
         cls.template = pathlib.Path(tempfile.mkdtemp(prefix="sptx-tune-")) / "wisdom.db"
         subprocess.run([COMMAND, PATTERNS / "local.yaml", *SHAPE, "--budget", "0", "--wisdom", cls.template],
-                       stdout=subprocess.DEVNULL, check=True, timeout=60)
+                       stdout=subprocess.DEVNULL, check=True, timeout=120)
 
     @classmethod
     def tearDownClass(cls):
@@ -44,7 +44,7 @@ class Tune(unittest.TestCase):
         shutil.rmtree(self.root)
 
     def run_command(self, *arguments, **options):
-        return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=60,
+        return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120,
                               env=self.environment, **options)
 
     def tune(self, *arguments, **options):
@@ -111,7 +111,7 @@ class Tune(unittest.TestCase):
     def test_progress_on_a_terminal_only(self):
         reader, writer = pty.openpty()
         done = subprocess.run([COMMAND, PATTERNS / "local.yaml", *SHAPE, "--wisdom", self.wisdom, "--budget", "300ms"],
-                              stdout=subprocess.PIPE, stderr=writer, timeout=60, env=self.environment, check=True)
+                              stdout=subprocess.PIPE, stderr=writer, timeout=120, env=self.environment, check=True)
         os.close(writer)
         shown = os.read(reader, 1 << 16).decode()
         os.close(reader)
@@ -120,14 +120,24 @@ class Tune(unittest.TestCase):
         self.assertNotIn(b"\r", done.stdout)
 
     def test_interrupt_keeps_what_was_found(self):
+        reader, writer = pty.openpty()
         process = subprocess.Popen([COMMAND, PATTERNS / "local.yaml", *SHAPE, "--wisdom", self.wisdom, "--json",
-                                    "--exhaustive"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                    "--exhaustive"], stdout=subprocess.PIPE, stderr=writer, text=True,
                                    env=self.environment)
-        time.sleep(2.5)
+        os.close(writer)
+        shown = b""
+        while b"best" not in shown:
+            shown += os.read(reader, 1 << 16)
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=30)
-        self.assertEqual(process.returncode, 0, errors)
-        self.assertIn("interrupted", errors)
+        try:
+            while b"interrupted" not in shown:
+                shown += os.read(reader, 1 << 16)
+        except OSError:  # it ended without a word
+            pass
+        output = process.communicate(timeout=120)[0]
+        os.close(reader)
+        self.assertEqual(process.returncode, 0, shown)
+        self.assertIn(b"interrupted", shown)
         one = json.loads(output)["results"][0]
         self.assertLess(one["measured"], one["candidates"])
         self.assertEqual(len(self.entries()), 1 if one["measured"] > 1 else 0)
@@ -196,7 +206,7 @@ class Tune(unittest.TestCase):
         drop = (lambda: (os.setgid(65534), os.setuid(65534))) if os.geteuid() == 0 else None
         self.root.chmod(0o755)
         done = subprocess.run([COMMAND, PATTERNS / "local.yaml", *SHAPE, "--budget", "0"], capture_output=True,
-                              text=True, env=environment, preexec_fn=drop, timeout=60)
+                              text=True, env=environment, preexec_fn=drop, timeout=120)
         self.refused(done, 1, "wisdom", "--wisdom")
 
     def test_full_disk(self):
@@ -216,20 +226,20 @@ class Tune(unittest.TestCase):
         processes = [subprocess.Popen([COMMAND, PATTERNS / "local.yaml", *SHAPE, "--wisdom", self.wisdom, "--budget",
                                        "300ms", "--json"], stdout=subprocess.PIPE, text=True, env=self.environment)
                      for _ in range(2)]
-        results = [json.loads(process.communicate(timeout=60)[0])["results"][0] for process in processes]
+        results = [json.loads(process.communicate(timeout=120)[0])["results"][0] for process in processes]
         self.assertEqual([process.returncode for process in processes], [0, 0])
         entries = self.entries()
         self.assertEqual(len(entries), 1)
         self.assertAlmostEqual(entries[0]["best_ms"], min(one["best_ms"] for one in results), places=5)
 
-    def sweep(self, *command):
+    def sweep(self, *command, **environment):
         file = self.root / "sweep.yaml"
         (self.root / "pattern.yaml").write_text((PATTERNS / "local.yaml").read_text())
         file.write_text("sptx_sweep: 1\ntune:\n- pattern: pattern.yaml\n  n: [128, 300]\n  heads: 2\n"
                         "  head_dim: [16, 24]\n  set: {window: 8}\n")
         done = subprocess.run([*command, COMMAND, "--sweep", str(file), "--wisdom", str(self.wisdom), "--json",
-                               "--threads", "1", "--budget", "50ms"], capture_output=True, text=True, timeout=120,
-                              env=self.environment)
+                               "--threads", "1", "--budget", "50ms"], capture_output=True, text=True, timeout=240,
+                              env=dict(self.environment, **environment))
         self.assertEqual(done.returncode, 0, done.stderr)
         results = json.loads(done.stdout)["results"]
         self.assertEqual(sorted((one["n"], one["head_dim"]) for one in results),
@@ -241,12 +251,12 @@ class Tune(unittest.TestCase):
         bench = pathlib.Path(COMMAND).with_name("sptx-bench")
         options = [PATTERNS / "local.yaml", *SHAPE, "--compare-default", "--wisdom", self.wisdom, "--seconds", "0.2"]
         done = subprocess.run([bench, *options, "--json", "--pass", "forward,backward"], capture_output=True, text=True,
-                              env=self.environment, timeout=60)
+                              env=self.environment, timeout=120)
         self.assertEqual(done.returncode, 0, done.stderr)
         results = json.loads(done.stdout)["results"]
         self.assertEqual([one["pass"] for one in results], ["forward", "backward"])
         self.assertTrue(all(one["default_ms"] > 0 and one["tuned_ms"] > 0 for one in results))
-        table = subprocess.run([bench, *options], capture_output=True, text=True, env=self.environment, timeout=60)
+        table = subprocess.run([bench, *options], capture_output=True, text=True, env=self.environment, timeout=120)
         self.assertIn("tuned ms", table.stdout)
 
     def test_sweep_alone(self):
@@ -255,7 +265,9 @@ class Tune(unittest.TestCase):
     @unittest.skipUnless(MPIRUN, "no mpirun")
     def test_sweep_over_ranks(self):
         root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-        self.sweep(MPIRUN, "-n", "2", "--oversubscribe", *root)
+        # MPI unloads its modules before it ends, so a leak check can neither name nor suppress the blocks they keep.
+        self.sweep(MPIRUN, "-n", "2", "--oversubscribe", *root,
+                   ASAN_OPTIONS=os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0")
 
     def test_sweeps_that_cannot_be_read(self):
         file = self.root / "sweep.yaml"
