@@ -6,7 +6,7 @@
 #include <string.h>
 
 static const char pattern_text[] =
-    "sptx: 1\nname: two pieces\ncausal: true\n"
+    "sptx: 1\nname: two-pieces\ncausal: true\n"
     "attend: {any: [{window: {left: 64}}, {columns: {every: 256, last: 8}}]}\n";
 
 enum { N = 256, DIM = 64, BYTES = N * DIM * 2 };
@@ -80,8 +80,11 @@ int check_bad_input(gpu_session *session) {
   int wrong = check_ordinals();
   if (sptx_pattern_from_text(session->context, pattern_text, strlen(pattern_text), "local", NULL, 0,
                              &pattern) != SPTX_OK ||
-      sptx_cuda_alloc(&session->device, 2 * BYTES, &memory, &error) != SPTX_CODE_OK)
+      sptx_cuda_alloc(&session->device, 2 * BYTES, &memory, &error) != SPTX_CODE_OK) {
+    printf("failed: bad input: %s%s\n", sptx_last_error(session->context), error.message);
+    sptx_pattern_destroy(pattern);
     return wrong + 1;
+  }
   char *device = (char *)(uintptr_t)memory;
   sptx_attention *attention = create(session, pattern, 1, N);
   wrong +=
