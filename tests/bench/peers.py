@@ -326,7 +326,7 @@ def run_case(case, sptx, timer, arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--library", default="build/runtime/libsptx.so", help="libsptx.so (%(default)s)")
+    parser.add_argument("--library", dest="libsptx", default="build/runtime/libsptx.so", help="libsptx.so (%(default)s)")
     parser.add_argument("--libraries", help="a folder with libraries that libsptx.so needs and the system lacks")
     parser.add_argument("--patterns", default="patterns/library", help="the pattern library (%(default)s)")
     parser.add_argument("--cases", help="words, comma separated: only cases whose names contain one")
@@ -340,7 +340,7 @@ def main():
         sys.exit("peers.py: PyTorch finds no GPU")
     torch.cuda.set_device(arguments.device)
     torch.empty(1, device="cuda")  # the context that sptx then shares
-    sptx = Sptx(arguments.library, arguments.libraries, f"cuda:{arguments.device}", arguments.patterns)
+    sptx = Sptx(arguments.libsptx, arguments.libraries, f"cuda:{arguments.device}", arguments.patterns)
     timer = Timer(arguments.samples)
     print(f"{torch.cuda.get_device_name()}; PyTorch {torch.__version__}; median of {arguments.samples}, L2 "
           "overwritten before each; ratios to sptx")
