@@ -180,19 +180,6 @@ void sptx_tensor_reduce_add(sptx_gpu_emitter *e, sptx_value map, const sptx_valu
                map, coordinates, shared);
 }
 
-void sptx_bulk_load(sptx_gpu_emitter *e, sptx_value shared, sptx_value address, sptx_value bytes,
-                    sptx_value barrier) {
-  sptx_value operands[4] = {shared, address, bytes, barrier};
-  statement(e, "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [$0], [$1], $2, [$3];",
-            "r,l,r,r,~{memory}", operands, 4);
-}
-
-void sptx_bulk_reduce_add(sptx_gpu_emitter *e, sptx_value address, sptx_value shared, sptx_value bytes) {
-  sptx_value operands[3] = {address, shared, bytes};
-  statement(e, "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [$0], [$1], $2;",
-            "l,r,r,~{memory}", operands, 3);
-}
-
 void sptx_bulk_commit(sptx_gpu_emitter *e) {
   statement(e, "cp.async.bulk.commit_group;", "~{memory}", NULL, 0);
 }

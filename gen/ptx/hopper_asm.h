@@ -45,11 +45,6 @@ void sptx_tensor_store(sptx_gpu_emitter *e, sptx_value map, const sptx_value coo
                        sptx_value shared);
 void sptx_tensor_reduce_add(sptx_gpu_emitter *e, sptx_value map, const sptx_value coordinates[5],
                             sptx_value shared);
-/* One-dimensional copy of contiguous bytes (a multiple of 16), global to shared. */
-void sptx_bulk_load(sptx_gpu_emitter *e, sptx_value shared, sptx_value address, sptx_value bytes,
-                    sptx_value barrier);
-/* shared to global, added to float32 values there. */
-void sptx_bulk_reduce_add(sptx_gpu_emitter *e, sptx_value address, sptx_value shared, sptx_value bytes);
 void sptx_bulk_commit(sptx_gpu_emitter *e);
 void sptx_bulk_wait(sptx_gpu_emitter *e);      /* all stores are done */
 void sptx_bulk_wait_read(sptx_gpu_emitter *e); /* their shared memory may be written again */

@@ -1,24 +1,10 @@
 /* Instruction sets: what this machine has, their names, and the kernel families that exist for each. */
 #include "gen/x86/kernel.h"
 
-#include <stdio.h>
-#include <string.h>
-
 static const char *const isa_names[] = {"avx2", "avx512", "avx512_bf16", "amx"};
-enum { ISA_COUNT = sizeof isa_names / sizeof *isa_names };
 
 const char *sptx_isa_name(enum sptx_isa isa) {
   return isa_names[isa];
-}
-
-enum sptx_code sptx_isa_from_name(const char *name, enum sptx_isa *isa, sptx_error *error) {
-  for (int k = 0; k < ISA_COUNT; k++)
-    if (strcmp(name, isa_names[k]) == 0) {
-      *isa = (enum sptx_isa)k;
-      return SPTX_CODE_OK;
-    }
-  return sptx_fail(error, SPTX_CODE_INVALID_ARGUMENT,
-                   "'%s' is no instruction set: use avx2, avx512, avx512_bf16 or amx", name);
 }
 
 #if defined(__x86_64__)
@@ -65,7 +51,7 @@ bool sptx_x86_isa_available(enum sptx_isa isa) {
 
 enum sptx_isa sptx_x86_host_isa(void) {
   enum sptx_isa best = SPTX_ISA_AVX2;
-  for (int isa = SPTX_ISA_AVX2; isa < ISA_COUNT; isa++)
+  for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AMX; isa++)
     if (sptx_x86_isa_available((enum sptx_isa)isa))
       best = (enum sptx_isa)isa;
   return best;

@@ -5,7 +5,7 @@
 
 #include "gen/x86/plan.h"
 
-/* The kernel families; the support matrix has one row for each (matrix.c). */
+/* The kernel families; build.c has one row for each. */
 enum sptx_x86_family {
   SPTX_X86_FORWARD,
   SPTX_X86_DECODE,

@@ -66,7 +66,6 @@ enum sptx_isa sptx_x86_host_isa(void);
 bool sptx_x86_isa_available(enum sptx_isa isa);
 int sptx_x86_lanes(enum sptx_isa isa);        /* float32 lanes of its vectors */
 const char *sptx_isa_name(enum sptx_isa isa); /* "avx2", "avx512", "avx512_bf16", "amx" */
-enum sptx_code sptx_isa_from_name(const char *name, enum sptx_isa *isa, sptx_error *error);
 /* Schedules that may pay for a piece, at most capacity; returns how many. Tiles and register blocks are
  * filled in; the other choices are left to the planner where nothing speaks for another. */
 int sptx_x86_schedule_space(const sptx_problem *problem, enum sptx_pass pass, const sptx_piece *piece,
