@@ -401,6 +401,8 @@ static LLVMValueRef open_item(sptx_backward *b) {
   b->key_begin = sptx_ir_max(ir, sptx_ir_mul(ir, b->chunk, keys), b->item.keys.begin);
   b->key_end =
       sptx_ir_min(ir, sptx_ir_mul(ir, sptx_ir_add(ir, b->chunk, sptx_ir_i64(ir, 1)), keys), b->item.keys.end);
+  /* The keys that pad a tile are then this item's as well: another thread may be adding to the next ones. */
+  b->item.keys.end = b->key_end;
   sptx_ir_return_if(ir, sptx_ir_compare(ir, LLVMIntSGE, b->key_begin, b->key_end));
   sptx_x86_key_bases(e, &b->item);
   b->d_key_base = sptx_x86_accumulator(e, SPTX_X86_FIELD(d_k), offsetof(sptx_x86_args, d_k), b->item.batch,

@@ -186,6 +186,24 @@ Test(x86_backward, thirty_runs_are_bit_equal) {
   x86_result_clear(&first);
 }
 
+/* Ranges of keys that are no multiple of a register block: its padding must not reach into the next range. */
+Test(x86_backward, items_write_rows_of_their_own) {
+  for (size_t p = 0; p < COUNT(patterns); p++)
+    for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AVX512; isa++) {
+      int64_t shared = x86_case_shared_rows(&(x86_case){.pattern = patterns[p],
+                                                        .isa = (enum sptx_isa)isa,
+                                                        .batch = 1,
+                                                        .heads = 2,
+                                                        .kv_heads = 1,
+                                                        .n_q = 700,
+                                                        .n_k = 777,
+                                                        .head_dim = 16,
+                                                        .seed = p});
+      cr_expect(shared == 0, "%s, %s: %ld rows", patterns[p], sptx_isa_name((enum sptx_isa)isa),
+                (long)shared);
+    }
+}
+
 /* A NaN reaches the rows that attend to it and no others: masked pairs of its tiles stay clean. */
 Test(x86_backward, nan_stays_in_its_rows) {
   for (size_t p = 0; p < COUNT(patterns); p++)

@@ -3,6 +3,7 @@
 
 #include "gen/machine.h"
 #include "runtime/jit.h"
+#include "tests/gen/x86_emulation.h"
 #include <criterion/criterion.h>
 #include <math.h>
 #include <omp.h>
@@ -141,6 +142,8 @@ static enum sptx_code emit_module(x86_session *s, LLVMContextRef context, sptx_e
   char *code = NULL;
   size_t size;
   SPTX_TRY(sptx_x86_plan_build_mutant(s->plan, s->c->mutant, context, &module, error));
+  if (!sptx_x86_isa_available(s->c->isa))
+    x86_emulate(module);
   enum sptx_code result = sptx_x86_optimise(module, error);
   if (result == SPTX_CODE_OK)
     result = sptx_x86_emit(module, false, &code, &size, error);
@@ -189,46 +192,70 @@ static enum sptx_code session_compile(x86_session *s, enum sptx_pass pass, sptx_
   return code;
 }
 
+/* Scratch of `threads` threads and the workspace, both poisoned, with the arguments of a call. */
+typedef struct x86_call {
+  sptx_x86_args args;
+  char *workspace, *scratches;
+  size_t scratch;
+} x86_call;
+
+static void call_open(const x86_session *s, int threads, x86_call *call) {
+  const sptx_x86_plan *plan = s->plan;
+  call->scratch = 64;
+  for (int k = 0; k < plan->launch_count; k++)
+    call->scratch =
+        plan->launches[k].scratch_bytes > call->scratch ? plan->launches[k].scratch_bytes : call->scratch;
+  call->workspace = aligned_alloc(64, (plan->workspace_bytes + 64) / 64 * 64);
+  call->scratches = aligned_alloc(64, call->scratch * (size_t)threads);
+  memset(call->workspace, 0xff, plan->workspace_bytes);
+  memset(call->scratches, 0xff, call->scratch * (size_t)threads);
+  call->args = (sptx_x86_args){.q = s->q.bytes,
+                               .k = s->k.bytes,
+                               .v = s->v.bytes,
+                               .o = s->o.bytes,
+                               .lse = s->lse,
+                               .d_o = s->d_o.bytes,
+                               .d_q = s->d_q.bytes,
+                               .d_k = s->d_k.bytes,
+                               .d_v = s->d_v.bytes,
+                               .workspace = call->workspace,
+                               .alibi_slopes = s->slopes,
+                               .scale = s->scale,
+                               .soft_cap = (float)s->c->soft_cap,
+                               .position = s->c->position};
+}
+
+static void call_close(x86_call *call) {
+  free(call->workspace);
+  free(call->scratches);
+}
+
+static enum sptx_code kernel_of(const x86_session *s, const sptx_x86_launch *launch, sptx_x86_kernel *kernel,
+                                sptx_error *error) {
+  void *address;
+  SPTX_TRY(sptx_jit_lookup(s->jit, launch->symbol, &address, error));
+  memcpy(kernel, &address, sizeof *kernel);
+  return SPTX_CODE_OK;
+}
+
 static enum sptx_code session_launch(x86_session *s, enum sptx_pass pass, sptx_error *error) {
   SPTX_TRY(session_compile(s, pass, error));
   const sptx_x86_plan *plan = s->plan;
   int threads = s->c->threads ? s->c->threads : 1;
-  size_t scratch = 64;
-  for (int k = 0; k < plan->launch_count; k++)
-    scratch = plan->launches[k].scratch_bytes > scratch ? plan->launches[k].scratch_bytes : scratch;
-  char *workspace = aligned_alloc(64, (plan->workspace_bytes + 64) / 64 * 64);
-  char *scratches = aligned_alloc(64, scratch * (size_t)threads);
-  memset(workspace, 0xff, plan->workspace_bytes);
-  memset(scratches, 0xff, scratch * (size_t)threads);
-  sptx_x86_args args = {.q = s->q.bytes,
-                        .k = s->k.bytes,
-                        .v = s->v.bytes,
-                        .o = s->o.bytes,
-                        .lse = s->lse,
-                        .d_o = s->d_o.bytes,
-                        .d_q = s->d_q.bytes,
-                        .d_k = s->d_k.bytes,
-                        .d_v = s->d_v.bytes,
-                        .workspace = workspace,
-                        .alibi_slopes = s->slopes,
-                        .scale = s->scale,
-                        .soft_cap = (float)s->c->soft_cap,
-                        .position = s->c->position};
+  x86_call call;
+  call_open(s, threads, &call);
   enum sptx_code code = SPTX_CODE_OK;
   for (int k = 0; k < plan->launch_count && code == SPTX_CODE_OK; k++) {
     const sptx_x86_launch *launch = &plan->launches[k];
-    void *address;
-    code = sptx_jit_lookup(s->jit, launch->symbol, &address, error);
+    sptx_x86_kernel kernel = NULL;
+    code = kernel_of(s, launch, &kernel, error);
     if (code != SPTX_CODE_OK)
       break;
-    sptx_x86_kernel kernel;
-    memcpy(&kernel, &address, sizeof kernel);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t item = 0; item < launch->items; item++)
-      kernel(&args, launch->params, item, scratches + scratch * (size_t)omp_get_thread_num());
+      kernel(&call.args, launch->params, item, call.scratches + call.scratch * (size_t)omp_get_thread_num());
   }
-  free(workspace);
-  free(scratches);
+  call_close(&call);
   return code;
 }
 
@@ -380,6 +407,57 @@ bool x86_case_run(const x86_case *c, x86_result *result, sptx_error *error) {
   return code == SPTX_CODE_OK;
 }
 
+/* -0 plus 0 is 0, so a row of -0 shows that it was added to even where nothing was. */
+static int64_t mark_touched(const x86_tensor *t, int64_t item, int64_t *owner) {
+  float *values = (float *)t->bytes;
+  int64_t shared = 0;
+  for (int64_t row = 0; row < t->batch * t->heads * t->rows; row++)
+    for (int64_t d = 0; d < t->dim; d++)
+      if (values[row * t->dim + d] != 0 || !signbit(values[row * t->dim + d])) {
+        shared += owner[row] >= 0 && owner[row] != item;
+        owner[row] = item;
+        break;
+      }
+  return shared;
+}
+
+static void fill_minus_zero(const x86_tensor *t) {
+  for (int64_t k = 0; k < t->elements; k++)
+    ((float *)t->bytes)[k] = -0.0f;
+}
+
+int64_t x86_case_shared_rows(const x86_case *c) {
+  x86_session s = {0};
+  sptx_error error = {0};
+  x86_call call;
+  cr_assert(session_open(&s, c, &error) == SPTX_CODE_OK, "%s", error.message);
+  cr_assert(session_launch(&s, SPTX_PASS_FORWARD, &error) == SPTX_CODE_OK, "%s", error.message);
+  cr_assert(session_compile(&s, SPTX_PASS_BACKWARD, &error) == SPTX_CODE_OK, "%s", error.message);
+  call_open(&s, 1, &call);
+  int64_t rows = s.d_k.batch * s.d_k.heads * s.d_k.rows, shared = 0, items = 0;
+  int64_t *owner = malloc((size_t)rows * sizeof *owner);
+  for (int k = 0; k < s.plan->launch_count; k++) {
+    const sptx_x86_launch *launch = &s.plan->launches[k];
+    bool backward = strstr(launch->symbol, "_backward_") != NULL;
+    sptx_x86_kernel kernel = NULL;
+    cr_assert(kernel_of(&s, launch, &kernel, &error) == SPTX_CODE_OK, "%s", error.message);
+    memset(owner, 0xff, (size_t)rows * sizeof *owner);
+    for (int64_t item = 0; item < launch->items; item++) {
+      if (backward)
+        fill_minus_zero(&s.d_k), fill_minus_zero(&s.d_v);
+      kernel(&call.args, launch->params, item, call.scratches);
+      if (backward)
+        shared += mark_touched(&s.d_k, item, owner) + mark_touched(&s.d_v, item, owner);
+    }
+    items += backward ? launch->items : 0;
+  }
+  cr_assert(items > 1, "nothing was split: %ld items", (long)items);
+  free(owner);
+  call_close(&call);
+  session_close(&s);
+  return shared;
+}
+
 void x86_result_clear(x86_result *result) {
   free(result->o), free(result->lse), free(result->d_q), free(result->d_k), free(result->d_v);
 }
@@ -387,8 +465,6 @@ void x86_result_clear(x86_result *result) {
 void x86_case_check(const x86_case *c) {
   x86_result result;
   sptx_error error = {0};
-  if (!sptx_x86_isa_available(c->isa))
-    return;
   bool ran = x86_case_run(c, &result, &error);
   cr_assert(ran, "%s", error.message);
   cr_expect(

@@ -41,6 +41,9 @@ typedef struct x86_result {
 /* Runs the case and compares. False: it could not be run, error says why. */
 bool x86_case_run(const x86_case *c, x86_result *result, sptx_error *error);
 void x86_result_clear(x86_result *result);
+/* Runs the backward item by item: how many rows of dK and dV does an item write that another of its launch
+ * writes too? Float32, contiguous. Two threads could lose each other's sums there. */
+int64_t x86_case_shared_rows(const x86_case *c);
 /* Runs and asserts. */
 void x86_case_check(const x86_case *c);
 
