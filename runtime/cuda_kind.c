@@ -140,7 +140,7 @@ static enum sptx_code create(void *device, const sptx_request *request, void **a
 
 static enum sptx_code run(void *attention, enum sptx_pass which, const sptx_tensors *tensors,
                           sptx_error *error) {
-  const cuda_attention *cuda = attention;
+  cuda_attention *cuda = attention;
   const sptx_gpu_args args = {.q = (uintptr_t)tensors->q,
                               .k = (uintptr_t)tensors->k,
                               .v = (uintptr_t)tensors->v,

@@ -1,7 +1,6 @@
 /* Loading and launching a plan; see cuda_program.h. */
 #include "runtime/cuda_program.h"
 
-#include <stdalign.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,9 +31,11 @@ enum sptx_code sptx_cuda_program_create(const sptx_cuda_device *device, const sp
   program->functions = calloc((size_t)plan->kernel_count + 1, sizeof *program->functions);
   enum sptx_code code = SPTX_CODE_OUT_OF_MEMORY;
   if (program->modules && program->functions)
-    code = upload_constants(program, error);
+    code = sptx_cuda_maps_create(plan, &program->maps, error);
   else
     sptx_fail(error, code, "not enough memory for %d kernels", plan->kernel_count);
+  if (code == SPTX_CODE_OK)
+    code = upload_constants(program, error);
   if (code != SPTX_CODE_OK)
     sptx_cuda_program_clear(program);
   return code;
@@ -81,6 +82,7 @@ void sptx_cuda_program_clear(sptx_cuda_program *program) {
   }
   if (program->constants)
     sptx_cuda_free(program->device, program->constants);
+  sptx_cuda_maps_clear(&program->maps);
   free(program->modules);
   free(program->functions);
   memset(program, 0, sizeof *program);
@@ -141,37 +143,18 @@ static enum sptx_code check_pointers(const sptx_cuda_device *device, const sptx_
   return SPTX_CODE_OK;
 }
 
-typedef struct tensor_map {
-  alignas(64) uint64_t words[16];
-} tensor_map;
-
-static unsigned map_data_type(enum sptx_element element) {
-  if (element == SPTX_ELEMENT_F16)
-    return SPTX_CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  return element == SPTX_ELEMENT_BF16 ? SPTX_CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                      : SPTX_CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
-}
-
-static enum sptx_code encode_map(const sptx_cuda_device *device, const sptx_gpu_map *map,
-                                 const sptx_gpu_args *args, tensor_map *encoded, sptx_error *error) {
-  static const uint32_t ones[SPTX_GPU_MAP_RANK] = {1, 1, 1, 1, 1};
-  unsigned swizzle = map->swizzle_bytes == 128 ? 3 : map->swizzle_bytes == 64 ? 2 : map->swizzle_bytes == 32;
-  uint64_t address = tensor_address(args, map->tensor) + (uint64_t)map->byte_offset;
-  return SPTX_CU_CALL(device, TensorMapEncodeTiled, (struct CUtensorMap_st *)(void *)encoded,
-                      map_data_type(map->element), (unsigned)map->rank, (void *)(uintptr_t)address, map->size,
-                      map->stride + 1, map->box, ones, 0, swizzle, SPTX_CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                      0);
-}
-
-static enum sptx_code run_launch(const sptx_cuda_program *program, const sptx_gpu_launch *launch,
-                                 sptx_gpu_args *args, sptx_cu_stream stream, sptx_error *error) {
+static enum sptx_code run_launch(sptx_cuda_program *program, int index, sptx_gpu_args *args,
+                                 sptx_cu_stream stream, sptx_error *error) {
   const sptx_cuda_device *device = program->device;
-  tensor_map maps[SPTX_GPU_MAX_MAPS];
+  const sptx_gpu_launch *launch = &program->plan->launches[index];
+  sptx_cuda_map maps[SPTX_GPU_MAX_MAPS];
+  uint64_t addresses[SPTX_GPU_MAX_MAPS];
   void *parameters[SPTX_GPU_MAX_MAPS + 2] = {args, launch->params};
   for (int i = 0; i < launch->map_count; i++) {
-    SPTX_TRY(encode_map(device, &launch->maps[i], args, &maps[i], error));
+    addresses[i] = tensor_address(args, launch->maps[i].tensor);
     parameters[i + 2] = &maps[i];
   }
+  SPTX_TRY(sptx_cuda_maps_take(&program->maps, device, program->plan, index, addresses, maps, error));
   if (launch->clear_bytes > 0)
     SPTX_TRY(SPTX_CU_CALL(device, MemsetD32Async, args->workspace + launch->clear_offset, 0,
                           launch->clear_bytes / 4, stream));
@@ -180,7 +163,7 @@ static enum sptx_code run_launch(const sptx_cuda_program *program, const sptx_gp
                       parameters, NULL);
 }
 
-static enum sptx_code run_all(const sptx_cuda_program *program, sptx_gpu_args *args, sptx_cu_stream stream,
+static enum sptx_code run_all(sptx_cuda_program *program, sptx_gpu_args *args, sptx_cu_stream stream,
                               sptx_error *error) {
   const sptx_cuda_device *device = program->device;
   const sptx_gpu_plan *plan = program->plan;
@@ -194,7 +177,7 @@ static enum sptx_code run_all(const sptx_cuda_program *program, sptx_gpu_args *a
   }
   enum sptx_code code = SPTX_CODE_OK;
   for (int i = 0; i < plan->launch_count && code == SPTX_CODE_OK; i++)
-    code = run_launch(program, &plan->launches[i], args, stream, error);
+    code = run_launch(program, i, args, stream, error);
   if (scratch > 0) {
     sptx_cu_result freed = device->driver->MemFreeAsync(args->workspace, stream);
     if (code == SPTX_CODE_OK)
@@ -203,7 +186,7 @@ static enum sptx_code run_all(const sptx_cuda_program *program, sptx_gpu_args *a
   return code;
 }
 
-enum sptx_code sptx_cuda_program_run(const sptx_cuda_program *program, const sptx_gpu_args *args,
+enum sptx_code sptx_cuda_program_run(sptx_cuda_program *program, const sptx_gpu_args *args,
                                      sptx_cu_stream stream, sptx_error *error) {
   sptx_gpu_args filled = *args;
   filled.constants = program->constants;

@@ -1,9 +1,9 @@
 /* A GPU plan made ready on a device: its kernels loaded, its tables uploaded; and launching it on the
- * caller's stream. Programs are immutable once loaded, and run from many threads at once. */
+ * caller's stream. Once loaded, programs run from many threads at once. */
 #ifndef SPTX_RUNTIME_CUDA_PROGRAM_H
 #define SPTX_RUNTIME_CUDA_PROGRAM_H
 
-#include "runtime/cuda_device.h"
+#include "runtime/cuda_maps.h"
 
 typedef struct sptx_cuda_program {
   const sptx_cuda_device *device;
@@ -11,6 +11,7 @@ typedef struct sptx_cuda_program {
   sptx_cu_module *modules; /* for each kernel of the plan, NULL until it is loaded */
   sptx_cu_function *functions;
   sptx_cu_pointer constants;
+  sptx_cuda_maps maps;
   size_t lse_bytes; /* lent where the caller gives none */
 } sptx_cuda_program;
 
@@ -26,7 +27,7 @@ void sptx_cuda_program_clear(sptx_cuda_program *program);
 /* Enqueues the launches on stream. args holds the call's device pointers (0 where unused), scale, cap and
  * position; workspace and constants are filled in here. Fails with SPTX_CODE_INVALID_ARGUMENT for a host
  * pointer, one of another device, or one that is not a multiple of 16 bytes. Can be captured in a graph. */
-enum sptx_code sptx_cuda_program_run(const sptx_cuda_program *program, const sptx_gpu_args *args,
+enum sptx_code sptx_cuda_program_run(sptx_cuda_program *program, const sptx_gpu_args *args,
                                      sptx_cu_stream stream, sptx_error *error);
 
 #endif

@@ -9,7 +9,8 @@
 extern struct fake_state {
   int calls, fail_at; /* the call of this number fails with "out of memory"; -1: none */
   int live, depth;    /* what is not given back; contexts pushed */
-  int launches, clears;
+  int launches, clears, encoded;
+  uint64_t first_map;   /* the address that the last launch's first tensor map was encoded for */
   size_t assembled;     /* characters of PTX */
   int major, version;   /* of the compute capability; of the driver */
   unsigned rejection;   /* the assembler's result */

@@ -166,6 +166,40 @@ Test(cuda_kind, rejected_kernels) {
   clear(&p);
 }
 
+/* Tensor maps are encoded for tensors that moved, and for no others. */
+Test(cuda_kind, tensor_maps_are_kept) {
+  prepared p;
+  void *device, *attention;
+  sptx_error error = {0};
+  prepare(&p, NULL);
+  p.request.problem.alibi = false; /* which Hopper's kernels, the ones with tensor maps, leave to others */
+  p.request.alibi_slopes = NULL;
+  fake_reset(-1);
+  cr_assert_eq(sptx_cuda_kind_open(&fake_driver, 0, &device, &error), SPTX_CODE_OK);
+  cr_assert_eq(sptx_cuda_kind.create(device, &p.request, &attention, &error), SPTX_CODE_OK);
+  sptx_tensors tensors = {
+      .q = (void *)4096, .k = (void *)8192, .v = (void *)12288, .o = (void *)16384, .lse = (void *)20480};
+  int encoded[4];
+  uint64_t first[4];
+  for (int call = 0; call < 4; call++) {
+    tensors.q = (void *)(uintptr_t)(call < 2 ? 4096 : 32768 * call);
+    cr_assert_eq(sptx_cuda_kind.run(attention, SPTX_PASS_FORWARD, &tensors, &error), SPTX_CODE_OK, "%s",
+                 error.message);
+    encoded[call] = fake.encoded;
+    first[call] = fake.first_map;
+  }
+  cr_assert_gt(encoded[0], 1);
+  cr_expect_eq(encoded[1], encoded[0], "the second call encodes anew");
+  cr_expect_gt(encoded[2], encoded[1]);
+  cr_expect_lt(encoded[2] - encoded[1], encoded[0], "maps of tensors that stayed are encoded anew");
+  cr_expect_eq(first[1], first[0]);
+  cr_expect(first[2] == 65536 && first[3] == 98304, "the launch of call 3 starts at %lu", first[3]);
+  sptx_cuda_kind.destroy(attention);
+  sptx_cuda_kind.close(device);
+  cr_assert_eq(fake.live, 0);
+  clear(&p);
+}
+
 Test(cuda_kind, machines) {
   void *device;
   char text[256];
