@@ -18,6 +18,7 @@ typedef struct sptx_bench_request {
   int64_t batch, heads, kv_heads, n_q, n_k, head_dim;
   sptx_dtype dtype;
   bool passes[SPTX_BENCH_PASSES];
+  bool nondeterministic;         /* the backward may differ from run to run where that is faster */
   int threads;                   /* >= 1 */
   const char *const *byte_files; /* their bytes become the sequence; none: normal random numbers */
   size_t byte_file_count;

@@ -5,7 +5,7 @@
 #include "runtime/attention.h"
 #include "runtime/clock.h"
 #include "runtime/statistics.h"
-#include "tuner/bench_device.h"
+#include "tuner/bench_setup.h"
 #include <string.h>
 
 enum { DEFAULT, TUNED, SUBJECTS };
@@ -13,54 +13,30 @@ enum { FEWEST_ROUNDS = 5, MOST_ROUNDS = 201 };
 
 /* Everything one comparison holds. */
 typedef struct comparing {
-  sptx_context *context;
-  sptx_pattern *pattern;
+  sptx_bench_setup setup;
   sptx_attention *attentions[SUBJECTS];
-  sptx_bench_device *device;
-  sptx_bench_tensors host, placed;
 } comparing;
-
-static enum sptx_code check_status(sptx_status status, const sptx_context *context, sptx_error *error) {
-  if (status == SPTX_OK)
-    return SPTX_CODE_OK;
-  return sptx_fail(error, (enum sptx_code)status, "%s", sptx_last_error(context));
-}
 
 static void close_all(comparing *c) {
   for (int k = 0; k < SUBJECTS; k++)
     sptx_attention_destroy(c->attentions[k]);
-  sptx_pattern_destroy(c->pattern);
-  sptx_context_destroy(c->context);
-  if (c->device)
-    sptx_bench_unplace(c->device, &c->placed);
-  sptx_bench_device_close(c->device);
-  sptx_bench_tensors_clear(&c->host);
+  sptx_bench_setup_close(&c->setup);
 }
 
 static enum sptx_code open_all(const sptx_bench_request *request, size_t step, const char *wisdom,
                                comparing *c, sptx_error *error) {
   static const void *const defaults[3] = {NULL, NULL, NULL};
-  sptx_attention_desc desc = SPTX_ATTENTION_DESC_INIT;
-  desc.flags = request->passes[SPTX_BENCH_BACKWARD] ? SPTX_WITH_BACKWARD : 0;
-  desc.dtype = request->dtype;
-  desc.batch = request->batch, desc.heads = request->heads, desc.kv_heads = request->kv_heads;
-  desc.n_q = request->n_q, desc.n_k = request->n_k, desc.head_dim = request->head_dim;
-  desc.step = (int64_t)step;
-  SPTX_TRY(check_status(sptx_context_create(&c->context, request->device), NULL, error));
-  SPTX_TRY(check_status(sptx_context_set_threads(c->context, request->threads), c->context, error));
+  const sptx_attention_desc desc = sptx_bench_describe(request, step);
+  SPTX_TRY(sptx_bench_setup_open(request, &c->setup, error));
+  sptx_context *context = c->setup.context;
+  const sptx_pattern *pattern = c->setup.pattern;
   if (wisdom)
-    SPTX_TRY(check_status(sptx_context_set_wisdom(c->context, wisdom), c->context, error));
-  SPTX_TRY(check_status(sptx_pattern_load(c->context, request->pattern_path, request->params,
-                                          request->param_count, &c->pattern),
-                        c->context, error));
-  SPTX_TRY(check_status(
-      sptx_attention_create_scheduled(c->context, c->pattern, &desc, defaults, &c->attentions[DEFAULT]),
-      c->context, error));
-  SPTX_TRY(check_status(sptx_attention_create(c->context, c->pattern, &desc, &c->attentions[TUNED]),
-                        c->context, error));
-  SPTX_TRY(sptx_bench_tensors_create(request, &c->host, error));
-  SPTX_TRY(sptx_bench_device_open(request->device, &c->device, error));
-  return sptx_bench_place(c->device, request, &c->host, &c->placed, error);
+    SPTX_TRY(sptx_bench_status(sptx_context_set_wisdom(context, wisdom), context, error));
+  SPTX_TRY(sptx_bench_status(
+      sptx_attention_create_scheduled(context, pattern, &desc, defaults, &c->attentions[DEFAULT]), context,
+      error));
+  return sptx_bench_status(sptx_attention_create(context, pattern, &desc, &c->attentions[TUNED]), context,
+                           error);
 }
 
 /* One call, for sptx_bench_time. */
@@ -72,14 +48,8 @@ typedef struct timed_call {
 
 static enum sptx_code call(void *argument, sptx_error *error) {
   const timed_call *timed = argument;
-  const sptx_attention *attention = timed->c->attentions[timed->subject];
-  const sptx_bench_tensors *t = &timed->c->placed;
-  void *stream = sptx_bench_device_stream(timed->c->device);
-  sptx_status status = timed->pass == SPTX_BENCH_FORWARD
-                           ? sptx_attention_forward(attention, t->q, t->k, t->v, t->o, t->lse, stream)
-                           : sptx_attention_backward(attention, t->q, t->k, t->v, t->o, t->lse, t->d_o,
-                                                     t->d_q, t->d_k, t->d_v, stream);
-  return check_status(status, timed->c->context, error);
+  const sptx_bench_setup *setup = &timed->c->setup;
+  return sptx_bench_call(setup, timed->c->attentions[timed->subject], &setup->placed, timed->pass, error);
 }
 
 static enum sptx_code compare_pass(const comparing *c, const sptx_bench_request *request,
@@ -90,8 +60,8 @@ static enum sptx_code compare_pass(const comparing *c, const sptx_bench_request 
     for (int k = 0; k < SUBJECTS; k++) {
       timed_call timed = {c, k, pass};
       double warm;
-      SPTX_TRY(sptx_bench_time(c->device, call, &timed, 1, &warm, error));
-      SPTX_TRY(sptx_bench_time(c->device, call, &timed, 1, &samples[k][rounds], error));
+      SPTX_TRY(sptx_bench_time(c->setup.device, call, &timed, 1, &warm, error));
+      SPTX_TRY(sptx_bench_time(c->setup.device, call, &timed, 1, &samples[k][rounds], error));
     }
   for (int k = 0; k < SUBJECTS; k++)
     medians[k] = 1e3 * sptx_median(samples[k], rounds);

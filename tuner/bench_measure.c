@@ -1,6 +1,6 @@
 /* Measures one step of a pattern. The subjects (the pattern, dense causal, sgemm) take turns within each
  * round, so that a change of the machine's speed or load meets all of them, and ratios stay fair. */
-#include "tuner/bench_device.h"
+#include "tuner/bench_setup.h"
 #include "tuner/ceiling.h"
 #include <stdlib.h>
 #include <string.h>
@@ -17,28 +17,14 @@
 static const char dense_pattern[] = "sptx: 1\nname: dense\ncausal: true\nattend: all\n";
 
 struct subject {
-  sptx_bench_device *device;
-  const sptx_context *context;
+  const sptx_bench_setup *setup;
   const sptx_attention *attention;
   const sptx_bench_tensors *tensors; /* on the device */
   enum sptx_bench_pass pass;
 };
 
-static enum sptx_code check_status(sptx_status status, const sptx_context *context, sptx_error *error) {
-  if (status == SPTX_OK)
-    return SPTX_CODE_OK;
-  return sptx_fail(error, (enum sptx_code)status, "%s", sptx_last_error(context));
-}
-
 static enum sptx_code run_pass(const struct subject *subject, enum sptx_bench_pass pass, sptx_error *error) {
-  const sptx_bench_tensors *t = subject->tensors;
-  void *stream = sptx_bench_device_stream(subject->device);
-  sptx_status status =
-      pass == SPTX_BENCH_FORWARD
-          ? sptx_attention_forward(subject->attention, t->q, t->k, t->v, t->o, t->lse, stream)
-          : sptx_attention_backward(subject->attention, t->q, t->k, t->v, t->o, t->lse, t->d_o, t->d_q,
-                                    t->d_k, t->d_v, stream);
-  return check_status(status, subject->context, error);
+  return sptx_bench_call(subject->setup, subject->attention, subject->tensors, pass, error);
 }
 
 static enum sptx_code run_subject(void *argument, sptx_error *error) {
@@ -48,7 +34,7 @@ static enum sptx_code run_subject(void *argument, sptx_error *error) {
 
 /* Seconds of one call, averaged over calls. */
 static enum sptx_code time_calls(struct subject *subject, int calls, double *seconds, sptx_error *error) {
-  return sptx_bench_time(subject->device, run_subject, subject, calls, seconds, error);
+  return sptx_bench_time(subject->setup->device, run_subject, subject, calls, seconds, error);
 }
 
 /* Doubles the calls of one sample until it is long enough for the clock; the first call warms up. Events are
@@ -57,7 +43,7 @@ static enum sptx_code calibrate(struct subject *subject, int *calls, double *sec
   SPTX_TRY(time_calls(subject, 1, seconds, error));
   for (*calls = 1;; *calls *= 2) {
     SPTX_TRY(time_calls(subject, *calls, seconds, error));
-    if (*seconds * *calls >= MIN_SAMPLE_SECONDS || sptx_bench_device_is_gpu(subject->device))
+    if (*seconds * *calls >= MIN_SAMPLE_SECONDS || sptx_bench_device_is_gpu(subject->setup->device))
       return SPTX_CODE_OK;
   }
 }
@@ -154,56 +140,34 @@ done:
   return code;
 }
 
-static sptx_attention_desc describe(const sptx_bench_request *request, size_t step) {
-  sptx_attention_desc desc = SPTX_ATTENTION_DESC_INIT;
-  desc.flags = request->passes[SPTX_BENCH_BACKWARD] ? SPTX_WITH_BACKWARD : 0;
-  desc.dtype = request->dtype;
-  desc.batch = request->batch;
-  desc.heads = request->heads;
-  desc.kv_heads = request->kv_heads;
-  desc.n_q = request->n_q;
-  desc.n_k = request->n_k;
-  desc.head_dim = request->head_dim;
-  desc.step = (int64_t)step;
-  return desc;
-}
-
 /* Everything one step's measurement holds. */
 struct bench {
-  sptx_context *context;
-  sptx_bench_device *device;
-  sptx_pattern *pattern, *dense_pattern;
+  sptx_bench_setup setup;
+  sptx_pattern *dense_pattern;
   sptx_attention *attention, *dense_attention;
-  sptx_bench_tensors tensors;               /* in host memory */
-  sptx_bench_tensors placed, dense_tensors; /* on the device; the dense subject has its own o and lse */
-  sptx_gemm *gemm;                          /* NULL on a GPU */
+  sptx_bench_tensors dense_tensors; /* with an o and an lse of its own */
+  sptx_gemm *gemm;                  /* NULL on a GPU */
 };
 
 static void bench_clear(struct bench *bench) {
   sptx_attention_destroy(bench->attention);
   sptx_attention_destroy(bench->dense_attention);
-  sptx_pattern_destroy(bench->pattern);
   sptx_pattern_destroy(bench->dense_pattern);
-  sptx_context_destroy(bench->context);
-  sptx_bench_device_free(bench->device, bench->dense_tensors.o);
-  sptx_bench_device_free(bench->device, bench->dense_tensors.lse);
-  sptx_bench_unplace(bench->device, &bench->placed);
-  sptx_bench_tensors_clear(&bench->tensors);
+  sptx_bench_device_free(bench->setup.device, bench->dense_tensors.o);
+  sptx_bench_device_free(bench->setup.device, bench->dense_tensors.lse);
+  sptx_bench_setup_close(&bench->setup);
   sptx_gemm_free(bench->gemm);
-  sptx_bench_device_close(bench->device);
 }
 
-static enum sptx_code create_tensors(const sptx_bench_request *request, struct bench *bench,
-                                     sptx_error *error) {
+static enum sptx_code create_dense_tensors(const sptx_bench_request *request, struct bench *bench,
+                                           sptx_error *error) {
+  sptx_bench_device *device = bench->setup.device;
   size_t rows = (size_t)(request->batch * request->heads * request->n_q);
   void *o = NULL, *lse = NULL;
-  SPTX_TRY(sptx_bench_tensors_create(request, &bench->tensors, error));
-  SPTX_TRY(sptx_bench_place(bench->device, request, &bench->tensors, &bench->placed, error));
-  SPTX_TRY(
-      sptx_bench_device_alloc(bench->device, rows * (size_t)request->head_dim * sizeof(float), &o, error));
+  SPTX_TRY(sptx_bench_device_alloc(device, rows * (size_t)request->head_dim * sizeof(float), &o, error));
   bench->dense_tensors.o = o;
-  SPTX_TRY(sptx_bench_device_alloc(bench->device, rows * sizeof(float), &lse, error));
-  bench->dense_tensors = bench->placed;
+  SPTX_TRY(sptx_bench_device_alloc(device, rows * sizeof(float), &lse, error));
+  bench->dense_tensors = bench->setup.placed;
   bench->dense_tensors.o = o;
   bench->dense_tensors.lse = lse;
   return SPTX_CODE_OK;
@@ -211,39 +175,36 @@ static enum sptx_code create_tensors(const sptx_bench_request *request, struct b
 
 static enum sptx_code bench_open(const sptx_bench_request *request, size_t step, struct bench *bench,
                                  sptx_error *error) {
-  sptx_attention_desc desc = describe(request, step);
-  SPTX_TRY(check_status(sptx_context_create(&bench->context, request->device), NULL, error));
-  sptx_context *context = bench->context;
-  SPTX_TRY(check_status(sptx_context_set_threads(context, request->threads), context, error));
-  SPTX_TRY(check_status(sptx_pattern_load(context, request->pattern_path, request->params,
-                                          request->param_count, &bench->pattern),
-                        context, error));
-  SPTX_TRY(
-      check_status(sptx_attention_create(context, bench->pattern, &desc, &bench->attention), context, error));
+  sptx_attention_desc desc = sptx_bench_describe(request, step);
+  SPTX_TRY(sptx_bench_setup_open(request, &bench->setup, error));
+  sptx_context *context = bench->setup.context;
+  SPTX_TRY(sptx_bench_status(sptx_attention_create(context, bench->setup.pattern, &desc, &bench->attention),
+                             context, error));
   desc.step = 0;
-  SPTX_TRY(check_status(sptx_pattern_from_text(context, dense_pattern, sizeof dense_pattern - 1, "dense",
-                                               NULL, 0, &bench->dense_pattern),
-                        context, error));
-  SPTX_TRY(check_status(sptx_attention_create(context, bench->dense_pattern, &desc, &bench->dense_attention),
-                        context, error));
-  SPTX_TRY(sptx_bench_device_open(request->device, &bench->device, error));
-  SPTX_TRY(create_tensors(request, bench, error));
-  if (sptx_bench_device_is_gpu(bench->device))
+  SPTX_TRY(sptx_bench_status(sptx_pattern_from_text(context, dense_pattern, sizeof dense_pattern - 1, "dense",
+                                                    NULL, 0, &bench->dense_pattern),
+                             context, error));
+  SPTX_TRY(sptx_bench_status(
+      sptx_attention_create(context, bench->dense_pattern, &desc, &bench->dense_attention), context, error));
+  SPTX_TRY(create_dense_tensors(request, bench, error));
+  if (sptx_bench_device_is_gpu(bench->setup.device))
     return SPTX_CODE_OK;
   return sptx_gemm_create(request->threads, &bench->gemm, error);
 }
 
 static enum sptx_code bench_step(const sptx_bench_request *request, size_t step, struct bench *bench,
                                  sptx_bench_step *result, sptx_error *error) {
-  struct subject pattern = {bench->device, bench->context, bench->attention, &bench->placed, 0};
-  struct subject dense = {bench->device, bench->context, bench->dense_attention, &bench->dense_tensors, 0};
+  sptx_bench_setup *setup = &bench->setup;
+  struct subject pattern = {setup, bench->attention, &setup->placed, 0};
+  struct subject dense = {setup, bench->dense_attention, &bench->dense_tensors, 0};
   result->info.struct_size = sizeof result->info;
-  SPTX_TRY(check_status(sptx_attention_get_info(bench->attention, &result->info), bench->context, error));
+  SPTX_TRY(
+      sptx_bench_status(sptx_attention_get_info(bench->attention, &result->info), setup->context, error));
   for (int pass = 0; pass < SPTX_BENCH_PASSES; pass++)
     if (pass == SPTX_BENCH_FORWARD || request->passes[pass])
       SPTX_TRY(run_pass(&pattern, (enum sptx_bench_pass)pass, error));
-  SPTX_TRY(sptx_bench_fetch(bench->device, request, &bench->placed, &bench->tensors, error));
-  SPTX_TRY(sptx_bench_verify(request, step, &bench->tensors, &result->check, error));
+  SPTX_TRY(sptx_bench_fetch(setup->device, request, &setup->placed, &setup->host, error));
+  SPTX_TRY(sptx_bench_verify(request, step, &setup->host, &result->check, error));
   for (int pass = 0; pass < SPTX_BENCH_PASSES; pass++) {
     if (!request->passes[pass])
       continue;

@@ -14,6 +14,8 @@ void sptx_shape_options_clear(sptx_shape_options *options) {
 }
 
 bool sptx_shape_option(sptx_shape_options *options, int option, const char *value) {
+  if (option == SPTX_NONDETERMINISTIC_OPTION)
+    return options->request.nondeterministic = true;
   return sptx_command_option(&options->common, option, value);
 }
 

@@ -13,9 +13,17 @@ typedef struct sptx_shape_options {
   sptx_param params[SPTX_MOST_SETS];
 } sptx_shape_options;
 
+enum { SPTX_NONDETERMINISTIC_OPTION = SPTX_OWN_OPTION - 1 };
+
+#define SPTX_MEASURE_OPTIONS                                                                                 \
+  SPTX_SHAPE_OPTIONS, {                                                                                      \
+    "nondeterministic", no_argument, NULL, SPTX_NONDETERMINISTIC_OPTION                                      \
+  }
+
 #define SPTX_SHAPE_USAGE                                                                                     \
   SPTX_SIZE_USAGE                                                                                            \
   "  --pass P           forward, backward or forward,backward (forward)\n" SPTX_STEP_USAGE                   \
+  "  --nondeterministic the backward may add up in no fixed order, where that is faster\n"                   \
   "  --device D         cpu or cuda:N (cpu)\n"                                                               \
   "  --threads T        threads of the kernels and of sgemm (all usable cores)\n"
 

@@ -88,7 +88,7 @@ static bool parse_operands(int argc, char **argv, struct options *options) {
 }
 
 static bool parse_arguments(int argc, char **argv, struct options *options) {
-  static const struct option names[] = {SPTX_SHAPE_OPTIONS,
+  static const struct option names[] = {SPTX_MEASURE_OPTIONS,
                                         {"seconds", required_argument, NULL, OPTION_SECONDS},
                                         {"bytes", no_argument, NULL, OPTION_BYTES},
                                         {"compare-default", no_argument, NULL, OPTION_COMPARE},

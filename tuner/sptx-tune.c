@@ -155,7 +155,7 @@ static bool parse_operands(int argc, char **argv, struct options *options) {
 }
 
 static bool parse_arguments(int argc, char **argv, struct options *options) {
-  static const struct option names[] = {SPTX_SHAPE_OPTIONS,
+  static const struct option names[] = {SPTX_MEASURE_OPTIONS,
                                         {"budget", required_argument, NULL, OPTION_BUDGET},
                                         {"exhaustive", no_argument, NULL, OPTION_EXHAUSTIVE},
                                         {"wisdom", required_argument, NULL, OPTION_WISDOM},

@@ -5,7 +5,7 @@
 
 #include "runtime/attention.h"
 #include "runtime/clock.h"
-#include "tuner/bench_device.h"
+#include "tuner/bench_setup.h"
 #include "tuner/element.h"
 #include <math.h>
 #include <stdio.h>
@@ -16,47 +16,26 @@ enum { FEWEST_SAMPLES = 2 };
 
 struct sptx_trial_state {
   sptx_bench_request shape; /* with the passes that are needed */
-  sptx_context *context;
-  sptx_pattern *pattern;
+  sptx_bench_setup setup;
   sptx_attention **attentions; /* one for each candidate; NULL: not tried yet */
-  sptx_bench_device *device;
-  sptx_bench_tensors tensors, placed; /* on the host and on the device */
-  sptx_bench_tensors expected;        /* copies of what the default wrote */
+  sptx_bench_tensors expected; /* copies of what the default wrote */
 };
 
-static enum sptx_code check_status(sptx_status status, const sptx_context *context, sptx_error *error) {
-  if (status == SPTX_OK)
-    return SPTX_CODE_OK;
-  return sptx_fail(error, (enum sptx_code)status, "%s", sptx_last_error(context));
-}
-
-static sptx_status create(const sptx_trial *trial, int candidate, sptx_attention **attention) {
-  const struct sptx_trial_state *state = trial->state;
-  const sptx_bench_request *shape = &state->shape;
-  sptx_attention_desc desc = SPTX_ATTENTION_DESC_INIT;
-  desc.flags = trial->pass == SPTX_PASS_BACKWARD ? SPTX_WITH_BACKWARD : 0;
-  desc.dtype = shape->dtype;
-  desc.batch = shape->batch, desc.heads = shape->heads, desc.kv_heads = shape->kv_heads;
-  desc.n_q = shape->n_q, desc.n_k = shape->n_k, desc.head_dim = shape->head_dim;
-  desc.step = (int64_t)trial->step;
+static enum sptx_code create(const sptx_trial *trial, int candidate, sptx_error *error) {
+  struct sptx_trial_state *state = trial->state;
+  const sptx_attention_desc desc = sptx_bench_describe(&state->shape, trial->step);
   /* The default is the library's own choice without wisdom. */
   const void *schedules[3] = {NULL, NULL, NULL};
   schedules[trial->pass] = &trial->schedules[candidate];
-  return sptx_attention_create_scheduled(state->context, state->pattern, &desc, schedules, attention);
+  return sptx_bench_status(sptx_attention_create_scheduled(state->setup.context, state->setup.pattern, &desc,
+                                                           schedules, &state->attentions[candidate]),
+                           state->setup.context, error);
 }
 
-static sptx_status run_forward(const sptx_trial *trial, const sptx_attention *attention) {
-  const sptx_bench_tensors *t = &trial->state->placed;
-  void *stream = sptx_bench_device_stream(trial->state->device);
-  return sptx_attention_forward(attention, t->q, t->k, t->v, t->o, t->lse, stream);
-}
-
-static sptx_status run_pass(const sptx_trial *trial, const sptx_attention *attention) {
-  const sptx_bench_tensors *t = &trial->state->placed;
-  if (trial->pass == SPTX_PASS_FORWARD)
-    return run_forward(trial, attention);
-  return sptx_attention_backward(attention, t->q, t->k, t->v, t->o, t->lse, t->d_o, t->d_q, t->d_k, t->d_v,
-                                 sptx_bench_device_stream(trial->state->device));
+static enum sptx_code run(const sptx_trial *trial, int candidate, enum sptx_pass pass, sptx_error *error) {
+  const struct sptx_trial_state *state = trial->state;
+  return sptx_bench_call(&state->setup, state->attentions[candidate], &state->setup.placed,
+                         (enum sptx_bench_pass)pass, error);
 }
 
 /* An output of a pass: where it is, and how many elements. */
@@ -94,7 +73,7 @@ static size_t bytes_of(const sptx_trial *trial, const output *out) {
 static double difference(const sptx_trial *trial, const output *out) {
   struct sptx_trial_state *state = trial->state;
   sptx_dtype type = out->is_float ? SPTX_F32 : state->shape.dtype;
-  const void *result = *slot(&state->tensors, out), *expected = *slot(&state->expected, out);
+  const void *result = *slot(&state->setup.host, out), *expected = *slot(&state->expected, out);
   double differences = 0, norm = 0;
   for (int64_t k = 0; k < out->count; k++) {
     double a = sptx_element_get(type, result, (size_t)k), b = sptx_element_get(type, expected, (size_t)k);
@@ -109,15 +88,16 @@ static double difference(const sptx_trial *trial, const output *out) {
 }
 
 /* The default's result, held against float64 and kept. */
-static enum sptx_code make_expected(sptx_trial *trial, sptx_attention *attention, sptx_error *error) {
+static enum sptx_code make_expected(sptx_trial *trial, sptx_error *error) {
   struct sptx_trial_state *state = trial->state;
   sptx_bench_check check = {0};
   output outputs[3];
-  SPTX_TRY(check_status(run_forward(trial, attention), state->context, error));
+  SPTX_TRY(run(trial, 0, SPTX_PASS_FORWARD, error));
   if (trial->pass == SPTX_PASS_BACKWARD)
-    SPTX_TRY(check_status(run_pass(trial, attention), state->context, error));
-  SPTX_TRY(sptx_bench_fetch(state->device, &state->shape, &state->placed, &state->tensors, error));
-  SPTX_TRY(sptx_bench_verify(&state->shape, trial->step, &state->tensors, &check, error));
+    SPTX_TRY(run(trial, 0, SPTX_PASS_BACKWARD, error));
+  SPTX_TRY(
+      sptx_bench_fetch(state->setup.device, &state->shape, &state->setup.placed, &state->setup.host, error));
+  SPTX_TRY(sptx_bench_verify(&state->shape, trial->step, &state->setup.host, &check, error));
   if (!sptx_bench_is_exact(&state->shape, &check))
     return sptx_fail(
         error, SPTX_CODE_COMPILE,
@@ -129,7 +109,7 @@ static enum sptx_code make_expected(sptx_trial *trial, sptx_attention *attention
     *copy = malloc(bytes_of(trial, &outputs[k]));
     if (!*copy)
       return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "not enough memory for a copy of the results");
-    memcpy(*copy, *slot(&state->tensors, &outputs[k]), bytes_of(trial, &outputs[k]));
+    memcpy(*copy, *slot(&state->setup.host, &outputs[k]), bytes_of(trial, &outputs[k]));
   }
   return SPTX_CODE_OK;
 }
@@ -141,32 +121,27 @@ static enum sptx_code start(sptx_trial *trial, sptx_error *error) {
   state->shape = *trial->shape;
   state->shape.passes[SPTX_BENCH_FORWARD] = true;
   state->shape.passes[SPTX_BENCH_BACKWARD] = trial->pass == SPTX_PASS_BACKWARD;
-  const sptx_bench_request *shape = &state->shape;
-  SPTX_TRY(check_status(sptx_context_create(&state->context, shape->device), NULL, error));
-  SPTX_TRY(check_status(sptx_context_set_threads(state->context, shape->threads), state->context, error));
+  SPTX_TRY(sptx_bench_setup_open(&state->shape, &state->setup, error));
   /* What loses is not worth keeping, and the winner's compilation must be part of its measure. */
-  SPTX_TRY(check_status(sptx_context_set_cache(state->context, NULL), state->context, error));
-  SPTX_TRY(check_status(sptx_pattern_load(state->context, shape->pattern_path, shape->params,
-                                          shape->param_count, &state->pattern),
-                        state->context, error));
-  SPTX_TRY(sptx_bench_tensors_create(shape, &state->tensors, error));
-  SPTX_TRY(sptx_bench_device_open(shape->device, &state->device, error));
-  SPTX_TRY(sptx_bench_place(state->device, shape, &state->tensors, &state->placed, error));
-  SPTX_TRY(check_status(create(trial, 0, &state->attentions[0]), state->context, error));
-  return make_expected(trial, state->attentions[0], error);
+  sptx_context *context = state->setup.context;
+  SPTX_TRY(sptx_bench_status(sptx_context_set_cache(context, NULL), context, error));
+  SPTX_TRY(create(trial, 0, error));
+  return make_expected(trial, error);
 }
 
 /* Runs the candidate once on poisoned outputs and brings the results to the host. */
 static enum sptx_code run_once(sptx_trial *trial, int candidate, sptx_error *error) {
   struct sptx_trial_state *state = trial->state;
   output outputs[3];
-  SPTX_TRY(check_status(create(trial, candidate, &state->attentions[candidate]), state->context, error));
+  sptx_bench_setup *setup = &state->setup;
+  SPTX_TRY(create(trial, candidate, error));
   for (int k = list_outputs(trial, outputs) - 1; k >= 0; k--)
-    memset(*slot(&state->tensors, &outputs[k]), 0xff, bytes_of(trial, &outputs[k])); /* NaN in every type */
-  sptx_bench_unplace(state->device, &state->placed);
-  SPTX_TRY(sptx_bench_place(state->device, &state->shape, &state->tensors, &state->placed, error));
-  SPTX_TRY(check_status(run_pass(trial, state->attentions[candidate]), state->context, error));
-  return sptx_bench_fetch(state->device, &state->shape, &state->placed, &state->tensors, error);
+    memset(*slot(&state->setup.host, &outputs[k]), 0xff,
+           bytes_of(trial, &outputs[k])); /* NaN in every type */
+  sptx_bench_unplace(setup->device, &setup->placed);
+  SPTX_TRY(sptx_bench_place(setup->device, &state->shape, &setup->host, &setup->placed, error));
+  SPTX_TRY(run(trial, candidate, trial->pass, error));
+  return sptx_bench_fetch(setup->device, &state->shape, &setup->placed, &setup->host, error);
 }
 
 /* Compiles a candidate and compares its result. False, with the reason, when it is not to be used. */
@@ -182,7 +157,7 @@ static bool admit(sptx_trial *trial, int candidate, char reason[160]) {
   double worst = 0;
   int count = list_outputs(trial, outputs);
   if (trial->spoil)
-    sptx_element_set(state->shape.dtype, *slot(&state->tensors, &outputs[0]), 0, 1e3);
+    sptx_element_set(state->shape.dtype, *slot(&state->setup.host, &outputs[0]), 0, 1e3);
   for (int k = 0; k < count; k++)
     worst = fmax(worst, difference(trial, &outputs[k]));
   check.forward_error = worst;
@@ -195,23 +170,22 @@ static bool admit(sptx_trial *trial, int candidate, char reason[160]) {
 /* One call, for sptx_bench_time. */
 typedef struct timed_call {
   const sptx_trial *trial;
-  const sptx_attention *attention;
+  int candidate;
 } timed_call;
 
 static enum sptx_code call(void *argument, sptx_error *error) {
   const timed_call *timed = argument;
-  return check_status(run_pass(timed->trial, timed->attention), timed->trial->state->context, error);
+  return run(timed->trial, timed->candidate, timed->trial->pass, error);
 }
 
 /* The shortest of single calls until the time is used up: whatever disturbs a call only adds to its time. */
 static enum sptx_code time_calls(const sptx_trial *trial, int candidate, double seconds, double *ms,
                                  sptx_error *error) {
-  const struct sptx_trial_state *state = trial->state;
-  timed_call timed = {trial, state->attentions[candidate]};
+  timed_call timed = {trial, candidate};
   double shortest = INFINITY, begin = sptx_now();
   for (int count = 0; count < FEWEST_SAMPLES || sptx_now() - begin < seconds; count++) {
     double one;
-    SPTX_TRY(sptx_bench_time(state->device, call, &timed, 1, &one, error));
+    SPTX_TRY(sptx_bench_time(trial->state->setup.device, call, &timed, 1, &one, error));
     shortest = fmin(shortest, one);
   }
   *ms = 1e3 * shortest;

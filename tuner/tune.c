@@ -23,7 +23,7 @@ static sptx_problem problem_of(const sptx_bench_request *shape) {
                         .n_q = shape->n_q,
                         .n_k = shape->n_k,
                         .head_dim = (int)shape->head_dim,
-                        .deterministic = true};
+                        .deterministic = !shape->nondeterministic};
 }
 
 /* The pattern, lowered for the shape. Clear compilation and free overrides in any case. */

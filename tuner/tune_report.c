@@ -23,6 +23,7 @@ static bool add_shape(const sptx_bench_request *shape, cJSON *object) {
          add_number(object, "kv_heads", (double)shape->kv_heads) &&
          add_number(object, "head_dim", (double)shape->head_dim) &&
          add_text(object, "dtype", sptx_element_name((enum sptx_element)shape->dtype)) &&
+         cJSON_AddBoolToObject(object, "nondeterministic", shape->nondeterministic) &&
          add_text(object, "device", shape->device) && add_number(object, "threads", shape->threads);
 }
 
