@@ -156,6 +156,19 @@ static sptx_problem problem_of(const sptx_attention_desc *desc) {
   };
 }
 
+/* What wisdom knows was measured for a shape of the same class, or came from elsewhere: where it does not fit
+ * this one, the default does. */
+static enum sptx_code create_recalled(sptx_attention *attention, sptx_request *request, sptx_error *error) {
+  const sptx_context *context = attention->context;
+  const bool recalled = request->schedules[0] || request->schedules[1] || request->schedules[2];
+  enum sptx_code code = context->kind->create(context->device, request, &attention->device_attention, error);
+  if (!recalled ||
+      (code != SPTX_CODE_UNSUPPORTED && code != SPTX_CODE_INVALID_ARGUMENT && code != SPTX_CODE_COMPILE))
+    return code;
+  memset(request->schedules, 0, sizeof request->schedules);
+  return context->kind->create(context->device, request, &attention->device_attention, error);
+}
+
 /* Hands the lowered pattern to the device. */
 static enum sptx_code create_on_device(sptx_attention *attention, const sptx_compilation *compilation,
                                        const sptx_attention_desc *desc, const void *const schedules[3],
@@ -184,7 +197,8 @@ static enum sptx_code create_on_device(sptx_attention *attention, const sptx_com
   if (!schedules && desc->flags & SPTX_TUNE)
     code = sptx_tune_in_place(context, &request, desc->tune_seconds, &recalled, error);
   if (code == SPTX_CODE_OK)
-    code = context->kind->create(context->device, &request, &attention->device_attention, error);
+    code = schedules ? context->kind->create(context->device, &request, &attention->device_attention, error)
+                     : create_recalled(attention, &request, error);
   free(cache.directory);
   return code;
 }

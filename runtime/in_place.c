@@ -294,8 +294,14 @@ static enum sptx_code tune_pass(in_place *tuning, double seconds, sptx_wisdom *w
                                       .class_count = request->class_count,
                                       .class_of_head = request->class_of_head,
                                       .family = tuning->context->kind->family};
+  char device[SPTX_WISDOM_TEXT];
   sptx_search result;
-  SPTX_TRY(sptx_space_make(&subject, NULL, &tuning->space, error));
+  sptx_rates rates; /* of this device, where sptx-tune has measured them */
+  bool known = false;
+  tuning->context->kind->describe(tuning->context->device, request->threads, device, sizeof device);
+  if (wisdom)
+    sptx_wisdom_find_rates(wisdom, device, &rates, &known);
+  SPTX_TRY(sptx_space_make(&subject, known ? &rates : NULL, &tuning->space, error));
   SPTX_TRY(make_tensors(tuning, error));
   SPTX_TRY(search(tuning, seconds, &result, error));
   *best = tuning->space.schedules[result.best_index];

@@ -6,6 +6,7 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,6 +146,35 @@ Test(in_place, what_is_known_is_not_searched_again) {
   cr_assert_eq(sptx_attention_create(context, pattern, &desc, &attention), SPTX_OK);
   sptx_attention_destroy(attention);
   cr_expect_lt(sptx_now() - before, 20, "it searched again");
+}
+
+/* A schedule that no kernel can have, one of a machine that does not exist, and no schedule at all: each
+ * costs speed only. */
+Test(in_place, schedules_in_wisdom_that_do_not_fit_are_not_used) {
+  static const char *const bad[] = {"isa=avx2 query_tile=17 key_tile=32", "isa=avx99 query_tile=64",
+                                    "isa=avx2 query_tile=64 key_tile=7 register_rows=6 register_vectors=2",
+                                    "no schedule"};
+  unsigned seed = (unsigned)getpid();
+  cr_log_info("seed %u", seed);
+  sptx_attention *plain = create(-1, false);
+  results *expected = run(plain, seed);
+  sptx_attention_destroy(plain);
+  sptx_attention_destroy(create(1, false));
+  cr_assert_gt(count_entries(), 0);
+  for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) {
+    sqlite3 *database;
+    char sql[160];
+    snprintf(sql, sizeof sql, "UPDATE wisdom SET schedule = '%s'", bad[k]);
+    cr_assert_eq(sqlite3_open(path, &database), SQLITE_OK);
+    cr_assert_eq(sqlite3_exec(database, sql, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(database);
+    sptx_attention *attention = create(-1, false);
+    results *found = run(attention, seed);
+    check_equal(found, expected);
+    free(found);
+    sptx_attention_destroy(attention);
+  }
+  free(expected);
 }
 
 Test(in_place, without_time_the_default_is_used) {

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """sptx-tune from the outside: exit statuses, the fields of its JSON, wisdom that survives interrupts, and a clear
-message for each kind of bad input. Arguments: the command, a folder of patterns, [mpirun]."""
+message for each kind of bad input. Arguments: the command, a folder of patterns, a library to preload whose clock
+jumps, [mpirun]."""
 import json
 import os
 import pathlib
@@ -15,10 +16,16 @@ import tempfile
 import time
 import unittest
 
-COMMAND, PATTERNS = sys.argv[1], pathlib.Path(sys.argv[2])
-MPIRUN = sys.argv[3] if len(sys.argv) > 3 else ""
+COMMAND, PATTERNS, JUMPING_CLOCK = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
+MPIRUN = sys.argv[4] if len(sys.argv) > 4 else ""
 SHAPE = ["--n", "256", "--heads", "2", "--head-dim", "16", "--threads", "1"]
 FIELDS = ["piece", "pass", "default_ms", "best_ms", "schedule", "candidates", "measured", "struck_out", "spearman"]
+
+
+def members(session):
+    """The processes of a session."""
+    listed = subprocess.run(["ps", "-o", "pid=", "-s", str(session)], stdout=subprocess.PIPE, text=True, check=False)
+    return listed.stdout.split()
 
 
 class Tune(unittest.TestCase):
@@ -141,6 +148,60 @@ class Tune(unittest.TestCase):
         one = json.loads(output)["results"][0]
         self.assertLess(one["measured"], one["candidates"])
         self.assertEqual(len(self.entries()), 1 if one["measured"] > 1 else 0)
+
+    def test_killed_in_the_middle(self):
+        """What was filed before stays, no worker stays behind, and the next tuner goes on with the same file."""
+        self.assertEqual(self.tune("--budget", "200ms").returncode, 0)
+        before = self.entries()
+        reader, writer = pty.openpty()
+        process = subprocess.Popen([COMMAND, PATTERNS / "local.yaml", *SHAPE, "--wisdom", self.wisdom, "--exhaustive",
+                                    "--pass", "backward"], stdout=subprocess.DEVNULL, stderr=writer,
+                                   env=self.environment, start_new_session=True)
+        os.close(writer)
+        shown = b""
+        while b"best" not in shown:
+            shown += os.read(reader, 1 << 16)
+        process.kill()
+        process.wait(timeout=60)
+        for _ in range(600):  # its worker finds the pipe closed
+            if not members(process.pid):
+                break
+            time.sleep(0.1)
+        os.close(reader)
+        self.assertEqual(members(process.pid), [])
+        self.assertEqual(self.entries(), before)
+        self.assertEqual(self.tune("--budget", "200ms", "--pass", "backward").returncode, 0)
+        self.assertEqual(len(self.entries()), 2)
+
+    def test_a_clock_that_jumps(self):
+        environment = dict(self.environment, LD_PRELOAD=JUMPING_CLOCK,
+                           ASAN_OPTIONS=os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0")
+        begin = time.monotonic()
+        done = subprocess.run([COMMAND, PATTERNS / "local.yaml", *SHAPE, "--wisdom", self.wisdom, "--budget", "1s",
+                               "--json"], capture_output=True, text=True, timeout=120, env=environment)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        one = json.loads(done.stdout)["results"][0]
+        self.assertLess(one["seconds"], time.monotonic() - begin)
+        self.assertGreater(one["measured"], 1)
+        self.assertEqual(one["struck"], [])
+        self.assertTrue(0 < one["best_ms"] <= one["default_ms"] < 1e5)
+        self.assertEqual(len(self.entries()), 1)
+
+    def test_results_that_cannot_be_written(self):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([COMMAND, PATTERNS / "local.yaml", *SHAPE, "--wisdom", self.wisdom, "--budget",
+                                   "200ms", "--json"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120,
+                                  env=self.environment)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("cannot write", done.stderr)
+        self.assertEqual(len(self.entries()), 1, "what was found is filed all the same")
+
+    def test_nondeterministic_has_wisdom_of_its_own(self):
+        for option in [], ["--nondeterministic"]:
+            done = self.tune("--budget", "200ms", "--pass", "backward", "--json", *option)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(json.loads(done.stdout)["results"][0]["nondeterministic"], bool(option))
+        self.assertEqual(sorted("nondeterministic" in one["shape"] for one in self.entries()), [False, True])
 
     def test_report_is_self_contained(self):
         page = self.root / "report.html"
