@@ -1,12 +1,9 @@
 /* Pieces to parts, parameter blocks and tensor maps; see hopper_part.h. */
 #include "gen/ptx/hopper_part.h"
+#include "patterns/integer.h"
 #include <string.h>
 
 #define LIMIT ((int64_t)1 << 30) /* no value in a kernel's 32-bit index arithmetic passes this */
-
-static int64_t clamp64(int64_t x, int64_t low, int64_t high) {
-  return x < low ? low : x > high ? high : x;
-}
 
 static enum sptx_code refuse(sptx_error *error, const sptx_piece *piece, const char *why) {
   return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "the Hopper kernels cannot run piece '%s': %s", piece->name,
@@ -21,8 +18,8 @@ static sptx_bound shifted(sptx_bound bound, int64_t begin) {
     bound.shift += turns * bound.period;
     bound.add -= turns * bound.mult;
   }
-  bound.low = clamp64(bound.low, -LIMIT, LIMIT);
-  bound.high = clamp64(bound.high, -LIMIT, LIMIT);
+  bound.low = clamp(bound.low, -LIMIT, LIMIT);
+  bound.high = clamp(bound.high, -LIMIT, LIMIT);
   return bound;
 }
 

@@ -2,6 +2,7 @@
 #include "gen/ptx/hopper.h"
 #include "gen/ptx/hopper_forward.h"
 #include "gen/ptx/hopper_tile.h"
+#include "patterns/integer.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -14,10 +15,6 @@
 static const char *bound_name(enum sptx_hopper_bound kind) {
   static const char *const names[] = {"none", "line", "ramp"};
   return names[kind];
-}
-
-static int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
 }
 
 int64_t sptx_hopper_pack(const sptx_piece *piece, const sptx_hopper_part *part) {

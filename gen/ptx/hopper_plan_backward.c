@@ -3,6 +3,7 @@
 #include "gen/ptx/hopper_runs.h"
 #include "gen/ptx/hopper_tile.h"
 #include "gen/ptx/rows.h"
+#include "patterns/integer.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,10 +20,6 @@ typedef struct backward_plan {
   enum sptx_hopper_gradient query_sink, key_sink;
   int64_t head_table;
 } backward_plan;
-
-static int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 static bool covers_keys(const sptx_problem *problem, const sptx_piece *piece) {
   int64_t count = 0, begin, end, total = sptx_view_shared_total(&piece->key);

@@ -1,19 +1,12 @@
 /* Query blocks of key tiles and runs of tiles; see hopper_runs.h. */
 #include "gen/ptx/hopper_runs.h"
 #include "gen/ptx/hopper_tile.h"
+#include "patterns/integer.h"
 #include <stdlib.h>
 #include <string.h>
 
 enum { KEY_TILE = 64 * SPTX_HOPPER_BACKWARD_CONSUMERS, MOST_RUNS = 256 };
 #define CARRY_BYTES ((int64_t)24 << 20) /* of all CTAs: half of the L2 cache */
-
-static int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
-static int64_t min64(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
 
 /* First x in [0, count) whose bound exceeds value; count where none does. Bounds never fall. */
 static int64_t first_above(const sptx_bound *bound, int64_t count, int64_t value) {
@@ -28,10 +21,6 @@ static int64_t first_above(const sptx_bound *bound, int64_t count, int64_t value
   return low;
 }
 
-static int64_t clamp64(int64_t x, int64_t low, int64_t high) {
-  return x < low ? low : x > high ? high : x;
-}
-
 /* every: also blocks whose queries have no key here, for a kernel that stores dQ. */
 static sptx_hopper_block_range range_of(const sptx_hopper_part *part, int64_t tile, bool every) {
   const int64_t block = SPTX_HOPPER_BACKWARD_BLOCK;
@@ -44,8 +33,8 @@ static sptx_hopper_block_range range_of(const sptx_hopper_part *part, int64_t ti
   int64_t full_first = end > part->key_count ? last : ceil_div(first_above(&part->hi, count, end - 1), block);
   int64_t low_end = first_above(&part->lo, count, begin); /* rows from here on miss the first key */
   int64_t full_last = low_end == count ? last : low_end / block;
-  full_first = clamp64(full_first, first, last);
-  full_last = clamp64(full_last, full_first, last);
+  full_first = clamp(full_first, first, last);
+  full_last = clamp(full_last, full_first, last);
   return (sptx_hopper_block_range){.first = (int32_t)first,
                                    .full_first = (int32_t)full_first,
                                    .full_last = (int32_t)full_last,
@@ -104,7 +93,7 @@ static int64_t first_met(const sptx_hopper_runs *tiles, int64_t run, int64_t cou
 }
 
 static int32_t cut(int32_t x, int64_t begin, int64_t end) {
-  return (int32_t)clamp64(x, begin, end);
+  return (int32_t)clamp(x, begin, end);
 }
 
 /* The range of `tile` in a run that begins with first_own; earlier tiles only add to the run's own dQ. */
