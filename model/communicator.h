@@ -4,6 +4,7 @@
 #define SPTX_MODEL_COMMUNICATOR_H
 
 #include "patterns/error.h"
+#include "runtime/cuda_driver.h"
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -27,6 +28,7 @@ struct sptx_communicator_ops {
 struct sptx_communicator {
   const struct sptx_communicator_ops *ops;
   int rank, size;
+  int local_rank; /* among the processes of this machine */
   /* Not 0 (set by a signal): waiting for the others fails with SPTX_CODE_DEVICE. NULL: never. */
   const volatile sig_atomic_t *interrupted;
   float *bucket; /* gradients that are complete but not yet on their way */
@@ -41,6 +43,14 @@ void sptx_communicator_destroy(sptx_communicator *communicator); /* NULL is allo
 
 /* The table of Open MPI; only in a build that has it. */
 enum sptx_code sptx_communicator_create_mpi(sptx_communicator **communicator, sptx_error *error);
+
+struct sptx_nccl;
+/* Sums device memory by NCCL; the rest goes to `processes`, which stays the caller's and, like both tables,
+ * must outlive this. Each process calls it with its own GPU's context current, and waits for the others. A
+ * sum that fails gives the device back at once. Fails: SPTX_CODE_DEVICE, SPTX_CODE_OUT_OF_MEMORY. */
+enum sptx_code sptx_communicator_create_nccl(sptx_communicator *processes, const sptx_cuda_driver *driver,
+                                             const struct sptx_nccl *table, sptx_communicator **communicator,
+                                             sptx_error *error);
 
 /* Adds gradients that are complete. What lies right below the last ones joins their bucket until that is
  * large enough to be worth a message. */

@@ -88,6 +88,15 @@ static void destroy(sptx_communicator *communicator) {
 
 static const struct sptx_communicator_ops MPI_OPS = {start_sum, finish_sums, sum_values, abort_all, destroy};
 
+static enum sptx_code find_local_rank(int *rank, sptx_error *error) {
+  MPI_Comm machine;
+  SPTX_TRY(check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine),
+                 "its start", error));
+  enum sptx_code code = check(MPI_Comm_rank(machine, rank), "its start", error);
+  MPI_Comm_free(&machine);
+  return code;
+}
+
 enum sptx_code sptx_communicator_create_mpi(sptx_communicator **communicator, sptx_error *error) {
   struct mpi *mpi = calloc(1, sizeof *mpi);
   *communicator = NULL;
@@ -102,6 +111,8 @@ enum sptx_code sptx_communicator_create_mpi(sptx_communicator **communicator, sp
     code = check(MPI_Comm_rank(MPI_COMM_WORLD, &mpi->base.rank), "its start", error);
   if (code == SPTX_CODE_OK)
     code = check(MPI_Comm_size(MPI_COMM_WORLD, &mpi->base.size), "its start", error);
+  if (code == SPTX_CODE_OK)
+    code = find_local_rank(&mpi->base.local_rank, error);
   if (code != SPTX_CODE_OK) {
     free(mpi);
     return code;

@@ -50,8 +50,9 @@ struct sptx_device_ops {
 
 struct sptx_device {
   const struct sptx_device_ops *ops;
-  void *stream;       /* for sptx_attention_*; NULL on the CPU */
-  int64_t chunk_rows; /* rows of a chunk in kernels that reduce over rows */
+  void *stream;                          /* for sptx_attention_*; NULL on the CPU */
+  const struct sptx_cuda_driver *driver; /* of a GPU; NULL on the CPU */
+  int64_t chunk_rows;                    /* rows of a chunk in kernels that reduce over rows */
   size_t bytes, peak_bytes;
 };
 

@@ -179,6 +179,7 @@ enum sptx_code sptx_device_create_cuda(int ordinal, sptx_device **device, sptx_e
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "no memory for a device");
   cuda->base.ops = &CUDA_OPS;
   cuda->base.chunk_rows = 16;
+  cuda->base.driver = &cuda->driver;
   enum sptx_code code = open_device(cuda, ordinal, error);
   if (code != SPTX_CODE_OK) {
     free(cuda);

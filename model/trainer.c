@@ -5,6 +5,7 @@
 #include "model/causality.h"
 #include "model/evaluate.h"
 #include "model/metrics.h"
+#include "model/nccl.h"
 #include "model/optimizer.h"
 #include "model/peak.h"
 
@@ -24,7 +25,8 @@ struct recent {
 struct trainer {
   sptx_config config;
   const sptx_train_options *options;
-  sptx_communicator *communicator;
+  sptx_communicator *communicator; /* of the processes; or of their devices, once these are connected */
+  sptx_nccl nccl;
   sptx_transformer *transformer;
   sptx_optimizer optimizer;
   sptx_data *data;
@@ -140,11 +142,35 @@ static enum sptx_code write_config(const struct trainer *trainer, sptx_error *er
   return sptx_config_write(&trainer->config, path, error);
 }
 
+/* One process a device: of the processes of a machine, number k takes the GPU k places after the configured
+ * one. */
+static void choose_device(struct trainer *trainer) {
+  char *device = trainer->config.device, rest;
+  unsigned first;
+  if (sscanf(device, "cuda:%4u%c", &first, &rest) == 1)
+    snprintf(device, sizeof trainer->config.device, "cuda:%u",
+             first + (unsigned)trainer->communicator->local_rank);
+}
+
+static enum sptx_code connect_devices(struct trainer *trainer, sptx_error *error) {
+  const sptx_device *device = trainer->transformer->device;
+  if (!device->driver || trainer->communicator->size == 1)
+    return SPTX_CODE_OK;
+  SPTX_TRY(sptx_nccl_open(&trainer->nccl, error));
+  sptx_communicator *devices;
+  SPTX_TRY(
+      sptx_communicator_create_nccl(trainer->communicator, device->driver, &trainer->nccl, &devices, error));
+  trainer->communicator = devices;
+  return SPTX_CODE_OK;
+}
+
 static enum sptx_code begin(struct trainer *trainer, sptx_error *error) {
   const sptx_config *config = &trainer->config;
   SPTX_TRY(sptx_data_open(config, &trainer->data, error));
   SPTX_TRY(check_data(trainer, error));
+  choose_device(trainer);
   SPTX_TRY(sptx_transformer_create(config, SPTX_TRANSFORMER_TRAIN, 0, &trainer->transformer, error));
+  SPTX_TRY(connect_devices(trainer, error));
   SPTX_TRY(sptx_optimizer_create(trainer->transformer, &trainer->optimizer, error));
   SPTX_TRY(sptx_check_causality(trainer->transformer, error));
   trainer->tokens = malloc((size_t)trainer->transformer->rows);
@@ -301,6 +327,9 @@ static enum sptx_code loop(struct trainer *trainer, sptx_error *error) {
 static void clear(struct trainer *trainer) {
   sptx_metrics_close(&trainer->metrics);
   sptx_metrics_close(&trainer->validation);
+  if (trainer->communicator != trainer->options->communicator)
+    sptx_communicator_destroy(trainer->communicator);
+  sptx_nccl_close(&trainer->nccl);
   sptx_optimizer_clear(trainer->transformer, &trainer->optimizer);
   sptx_transformer_destroy(trainer->transformer);
   sptx_data_close(trainer->data);

@@ -61,6 +61,7 @@ struct CUmemPoolProps_st;
   X(StreamCreate, "cuStreamCreate", (sptx_cu_stream *, unsigned int))                                        \
   X(StreamDestroy, "cuStreamDestroy_v2", (sptx_cu_stream))                                                   \
   X(StreamSynchronize, "cuStreamSynchronize", (sptx_cu_stream))                                              \
+  X(StreamWaitEvent, "cuStreamWaitEvent", (sptx_cu_stream, sptx_cu_event, unsigned int))                     \
   X(StreamBeginCapture, "cuStreamBeginCapture_v2", (sptx_cu_stream, unsigned int))                           \
   X(StreamEndCapture, "cuStreamEndCapture", (sptx_cu_stream, sptx_cu_graph *))                               \
   X(GraphInstantiate, "cuGraphInstantiateWithFlags",                                                         \
@@ -71,6 +72,7 @@ struct CUmemPoolProps_st;
   X(EventCreate, "cuEventCreate", (sptx_cu_event *, unsigned int))                                           \
   X(EventDestroy, "cuEventDestroy_v2", (sptx_cu_event))                                                      \
   X(EventRecord, "cuEventRecord", (sptx_cu_event, sptx_cu_stream))                                           \
+  X(EventQuery, "cuEventQuery", (sptx_cu_event))                                                             \
   X(EventSynchronize, "cuEventSynchronize", (sptx_cu_event))                                                 \
   X(EventElapsedTime, "cuEventElapsedTime", (float *, sptx_cu_event, sptx_cu_event))                         \
   X(TensorMapEncodeTiled, "cuTensorMapEncodeTiled",                                                          \
@@ -90,6 +92,9 @@ enum {
   SPTX_CU_ERROR_NO_BINARY = 209,
   SPTX_CU_ERROR_INVALID_PTX = 218,
   SPTX_CU_ERROR_UNSUPPORTED_PTX_VERSION = 222,
+  SPTX_CU_ERROR_NOT_READY = 600,
+  SPTX_CU_STREAM_NON_BLOCKING = 1,
+  SPTX_CU_EVENT_DISABLE_TIMING = 2,
   SPTX_CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16,
   SPTX_CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75,
   SPTX_CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,

@@ -1,0 +1,37 @@
+/* Opens libnccl.so.2 and finds its functions by name; none of it is linked. See nccl.h. */
+#include "model/nccl.h"
+
+#include <dlfcn.h>
+#include <string.h>
+
+static enum sptx_code resolve(sptx_nccl *nccl, sptx_error *error) {
+#define SPTX_NCCL_RESOLVE(result, name, parameters)                                                          \
+  *(void **)&nccl->name = dlsym(nccl->library, "nccl" #name);                                                \
+  if (!nccl->name)                                                                                           \
+    return sptx_fail(error, SPTX_CODE_NO_DEVICE,                                                             \
+                     "libnccl.so.2 has no nccl" #name ": install NCCL 2.4 or later");
+  SPTX_NCCL_FUNCTIONS(SPTX_NCCL_RESOLVE)
+#undef SPTX_NCCL_RESOLVE
+  return SPTX_CODE_OK;
+}
+
+enum sptx_code sptx_nccl_open(sptx_nccl *nccl, sptx_error *error) {
+  memset(nccl, 0, sizeof *nccl);
+  nccl->library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
+  if (!nccl->library)
+    return sptx_fail(
+        error, SPTX_CODE_NO_DEVICE,
+        "training on several GPUs needs NCCL, and libnccl.so.2 is not found (%s): install libnccl2 "
+        "or add its folder to LD_LIBRARY_PATH",
+        dlerror());
+  enum sptx_code code = resolve(nccl, error);
+  if (code != SPTX_CODE_OK)
+    sptx_nccl_close(nccl);
+  return code;
+}
+
+void sptx_nccl_close(sptx_nccl *nccl) {
+  if (nccl->library)
+    dlclose(nccl->library);
+  memset(nccl, 0, sizeof *nccl);
+}
