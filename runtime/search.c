@@ -11,6 +11,7 @@ enum { FEWEST = 4, RACERS = 8, FINAL_ROUNDS = 7 };
 static const double first_effort = 0.02;                    /* seconds of a candidate's first measurement */
 static const double explore_until = 0.7, race_until = 0.85; /* of the budget */
 static const double hopeless = 1.3; /* times the best: what the corrected model expects worse is left out */
+static const double surprising = 1.25; /* times the expected: what is measured worse is measured once more */
 
 typedef struct search_state {
   sptx_search *search;
@@ -106,15 +107,17 @@ static void correct_model(search_state *state) {
           explain_value(state, trait, k);
 }
 
+static double corrected_ms(const search_state *state, int candidate) {
+  return state->search->candidates[candidate].predicted_ms * exp(state->correction[candidate]);
+}
+
 /* The open candidate of which the corrected model expects most; -1 when none is left. */
-static int most_promising(const search_state *state, double *expected) {
-  const sptx_search *search = state->search;
+static int most_promising(const search_state *state) {
   int best = -1;
-  for (int k = 0; k < search->count; k++) {
-    double ms = search->candidates[k].predicted_ms * exp(state->correction[k]);
-    if (is_open(&search->candidates[k]) && (best < 0 || ms < *expected))
-      best = k, *expected = ms;
-  }
+  for (int k = 0; k < state->search->count; k++)
+    if (is_open(&state->search->candidates[k]) &&
+        (best < 0 || corrected_ms(state, k) < corrected_ms(state, best)))
+      best = k;
   return best;
 }
 
@@ -149,6 +152,16 @@ static bool compares_nothing(const search_state *state) {
   return !state->stopped && search->budget_seconds > 0 && search->measured - search->struck_out < 2;
 }
 
+/* A candidate's first measurement. One that is much worse than expected may have met other work on the
+ * machine, and would never be looked at again: it gets a second chance. */
+static enum sptx_code try_candidate(search_state *state, int index, sptx_error *error) {
+  double expected = corrected_ms(state, index), ms;
+  SPTX_TRY(measure(state, index, first_effort, &ms, error));
+  if (ms > surprising * expected && !time_is_up(state, explore_until))
+    return measure(state, index, first_effort, &ms, error);
+  return SPTX_CODE_OK;
+}
+
 /* Measures candidates one after another, up to the share: half of them so that every trait's values are seen,
  * in the model's order, the others where the corrected model expects most. */
 static enum sptx_code explore(search_state *state, sptx_error *error) {
@@ -157,15 +170,14 @@ static enum sptx_code explore(search_state *state, sptx_error *error) {
   most = most < FEWEST ? FEWEST : most;
   while (search->measured < most &&
          (!time_is_up(state, search->share >= 1 ? 1 : explore_until) || compares_nothing(state))) {
-    double expected = 0, ms;
+    correct_model(state);
     int next = search->measured <= most / 2 ? unseen_value(state) : -1;
     if (next < 0) {
-      correct_model(state);
-      next = most_promising(state, &expected);
-      if (next < 0 || (search->share < 1 && expected > hopeless * best_of_measured(search)))
+      next = most_promising(state);
+      if (next < 0 || (search->share < 1 && corrected_ms(state, next) > hopeless * best_of_measured(search)))
         return SPTX_CODE_OK;
     }
-    SPTX_TRY(measure(state, next, first_effort, &ms, error));
+    SPTX_TRY(try_candidate(state, next, error));
   }
   return SPTX_CODE_OK;
 }

@@ -275,22 +275,29 @@ enum sptx_code sptx_wisdom_record_rates(sptx_wisdom *wisdom, const char *device,
   return code;
 }
 
-enum sptx_code sptx_wisdom_forget(sptx_wisdom *wisdom, const char *text, int64_t *count, sptx_error *error) {
-  enum sptx_code code = SPTX_CODE_OK;
-  pthread_mutex_lock(&wisdom->lock);
+/* Runs a DELETE with one parameter. */
+static int delete_matching(sptx_wisdom *wisdom, const char *sql, const char *text) {
   sqlite3_stmt *statement = NULL;
-  int result = sqlite3_prepare_v2(wisdom->database,
-                                  "DELETE FROM wisdom WHERE instr(piece, ?1) > 0 OR instr(device, ?1) > 0",
-                                  -1, &statement, NULL);
+  int result = sqlite3_prepare_v2(wisdom->database, sql, -1, &statement, NULL);
   if (result == SQLITE_OK)
     result = sqlite3_bind_text(statement, 1, text, -1, SQLITE_STATIC);
   if (result == SQLITE_OK)
     result = sqlite3_step(statement);
+  sqlite3_finalize(statement);
+  return result;
+}
+
+enum sptx_code sptx_wisdom_forget(sptx_wisdom *wisdom, const char *text, int64_t *count, sptx_error *error) {
+  enum sptx_code code = SPTX_CODE_OK;
+  pthread_mutex_lock(&wisdom->lock);
+  int result = delete_matching(wisdom, "DELETE FROM rates WHERE instr(device, ?1) > 0", text);
+  if (result == SQLITE_DONE)
+    result = delete_matching(wisdom, "DELETE FROM wisdom WHERE instr(piece, ?1) > 0 OR instr(device, ?1) > 0",
+                             text);
   if (result == SQLITE_DONE)
     *count = sqlite3_changes(wisdom->database);
   else
     code = fail(wisdom, result, "write", error);
-  sqlite3_finalize(statement);
   pthread_mutex_unlock(&wisdom->lock);
   return code;
 }

@@ -45,7 +45,8 @@ enum sptx_code sptx_wisdom_find(sptx_wisdom *wisdom, const sptx_wisdom_key *key,
                                 sptx_error *error);
 /* Stores the entry unless a faster one of this generator stands under its key. One transaction. */
 enum sptx_code sptx_wisdom_record(sptx_wisdom *wisdom, const sptx_wisdom_entry *entry, sptx_error *error);
-/* Deletes the entries whose piece or device contains text ("" : all of them); *count is how many. */
+/* Deletes the entries whose piece or device contains text ("" : all of them), *count is how many, and the
+ * ceilings of such devices. */
 enum sptx_code sptx_wisdom_forget(sptx_wisdom *wisdom, const char *text, int64_t *count, sptx_error *error);
 
 /* Calls visit for each entry of this generator, ordered by key; a non-OK result of visit ends the walk. */

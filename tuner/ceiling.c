@@ -1,4 +1,4 @@
-/* Measures the machine's GEMM rate (OpenBLAS sgemm of fixed size), the rate of copies beyond the caches and
+/* Measures the machine's GEMM rate (OpenBLAS sgemm), the rate of copies beyond the caches and
  * that of exponentials in registers, on a given number of threads. */
 #include "tuner/ceiling.h"
 #include <cblas.h>
@@ -36,18 +36,30 @@ void sptx_gemm_free(sptx_gemm *gemm) {
   free(gemm);
 }
 
-double sptx_gemm_run(sptx_gemm *gemm) {
-  const int n = SPTX_GEMM_SIZE;
+/* Seconds of one product of matrices of n by n. */
+static double product(sptx_gemm *gemm, int n) {
   double start = sptx_now();
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n, n, n, 1, gemm->a, n, gemm->b, n, 0, gemm->c, n);
   return sptx_now() - start;
+}
+
+double sptx_gemm_run(sptx_gemm *gemm) {
+  return product(gemm, SPTX_GEMM_SIZE);
 }
 
 double sptx_gemm_operations(void) {
   return 2.0 * SPTX_GEMM_SIZE * SPTX_GEMM_SIZE * SPTX_GEMM_SIZE;
 }
 
-enum { EXPS = 4096, EXP_ROUNDS = 2048, COPY_BYTES = 64 << 20, TRIES = 5 };
+/* What disturbs a measurement only adds to it: the shortest of many short ones counts. */
+enum {
+  EXPS = 4096,
+  EXP_ROUNDS = 256,
+  COPY_BYTES = 64 << 20,
+  SHORT_GEMM = 512,
+  SHORT_TRIES = 80,
+  COPY_TRIES = 10
+};
 
 typedef float floats __attribute__((vector_size(64)));
 typedef int32_t ints __attribute__((vector_size(64)));
@@ -93,14 +105,18 @@ static double copy(char *to, const char *from, int threads) {
 
 /* An empty parallel loop: what each launch costs before it starts. */
 static double launch(int threads) {
-  enum { LOOPS = 200 };
   volatile int done = 0;
   double start = sptx_now();
-  for (int k = 0; k < LOOPS; k++) {
 #pragma omp parallel num_threads(threads)
-    (void)done;
-  }
-  return (sptx_now() - start) / LOOPS;
+  (void)done;
+  return sptx_now() - start;
+}
+
+static double shortest(double (*measure)(int), int threads) {
+  double least = INFINITY;
+  for (int k = 0; k < SHORT_TRIES; k++)
+    least = fmin(least, measure(threads));
+  return least;
 }
 
 enum sptx_code sptx_ceiling_measure(int threads, sptx_rates *rates, sptx_error *error) {
@@ -109,15 +125,13 @@ enum sptx_code sptx_ceiling_measure(int threads, sptx_rates *rates, sptx_error *
   if (!memory)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "not enough memory to measure the rate of copies");
   enum sptx_code code = sptx_gemm_create(threads, &gemm, error);
-  double product = INFINITY, copying = INFINITY, exps = INFINITY, launching = INFINITY;
-  for (int k = 0; k < TRIES && code == SPTX_CODE_OK; k++) {
-    exps = fmin(exps, exponentials(threads));
+  double multiplying = INFINITY, copying = INFINITY;
+  double exps = shortest(exponentials, threads), launching = shortest(launch, threads);
+  for (int k = 0; k < COPY_TRIES; k++)
     copying = fmin(copying, copy(memory + COPY_BYTES, memory, threads));
-    launching = fmin(launching, launch(threads));
-  }
-  for (int k = 0; k < TRIES && code == SPTX_CODE_OK; k++) /* last: OpenBLAS's threads go on spinning */
-    product = fmin(product, sptx_gemm_run(gemm));
-  *rates = (sptx_rates){.flops = sptx_gemm_operations() / product,
+  for (int k = 0; k < SHORT_TRIES && code == SPTX_CODE_OK; k++) /* last: OpenBLAS's threads go on spinning */
+    multiplying = fmin(multiplying, product(gemm, SHORT_GEMM));
+  *rates = (sptx_rates){.flops = 2.0 * SHORT_GEMM * SHORT_GEMM * SHORT_GEMM / multiplying,
                         .copy = 2.0 * COPY_BYTES / copying,
                         .exp = (double)threads * EXPS * EXP_ROUNDS / exps,
                         .launch = launching,

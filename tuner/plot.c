@@ -35,9 +35,13 @@ static double round_up(double value) {
   return power * (lead <= 1.0001 ? 1 : lead <= 2.0001 ? 2 : lead <= 5.0001 ? 5 : 10);
 }
 
-/* The tick after value, and where ticks start. */
+/* Whether ticks stand at equal steps: also on a logarithmic axis that is too short for powers. */
+static bool is_even(const sptx_plot_axis *axis) {
+  return !axis->logarithmic || axis->high < 8 * axis->low;
+}
+
 static double next_tick(const sptx_plot_axis *axis, double step, double value) {
-  if (!axis->logarithmic)
+  if (is_even(axis))
     return value + step;
   double next = value;
   do
@@ -66,8 +70,8 @@ static void draw_tick(const sptx_plot *plot, bool vertical, double value) {
 static void draw_ticks(const sptx_plot *plot, const sptx_plot_axis *axis, bool vertical) {
   enum { TICKS = 5, MOST = 40 };
   double step =
-      axis->logarithmic ? log(axis->high / axis->low) / TICKS : round_up((axis->high - axis->low) / TICKS);
-  double value = axis->logarithmic ? round_up(axis->low) : ceil(axis->low / step) * step;
+      is_even(axis) ? round_up((axis->high - axis->low) / TICKS) : log(axis->high / axis->low) / TICKS;
+  double value = is_even(axis) ? ceil(axis->low / step) * step : round_up(axis->low);
   for (int k = 0; k < MOST && value <= axis->high * 1.0001; k++) {
     draw_tick(plot, vertical, value);
     value = next_tick(axis, step, value);

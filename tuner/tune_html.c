@@ -20,7 +20,8 @@ static const char head[] =
     "var(--line);"
     "padding-top:1.2rem}p{margin:.2rem 0 .8rem}.soft{color:var(--soft)}\n"
     "table{border-collapse:collapse;margin:.6rem 0}th,td{padding:.25rem .8rem .25rem 0;text-align:left;"
-    "vertical-align:top}th{font-weight:600;color:var(--soft);font-size:.85rem}td.number,th.number{"
+    "vertical-align:top}th{font-weight:600;color:var(--soft);font-size:.85rem;white-space:nowrap}td.number,"
+    "th.number{"
     "text-align:right;font-variant-numeric:tabular-nums}code{font-size:.85rem}\n"
     ".plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:1rem}"
     "figure{margin:0;background:var(--card);border-radius:8px;padding:.7rem}"
@@ -31,7 +32,7 @@ static const char head[] =
     "circle{stroke:var(--card);stroke-width:1}.other{fill:var(--other)}.default{fill:var(--default)}"
     ".best{fill:var(--best)}svg .cell{font-size:11px;fill:#10202c}svg .guess{fill:var(--soft)}"
     ".key span{display:inline-block;width:.8rem;height:.8rem;border-radius:50%;margin:0 .3rem 0 1rem;"
-    "vertical-align:-1px}\n"
+    "vertical-align:-1px}.key span:first-child{margin-left:0}\n"
     "</style>\n</head>\n<body>\n";
 
 static void write_escaped(const char *text, FILE *stream) {
@@ -176,7 +177,8 @@ static void draw_tiles(const sptx_tune_result *result, double fastest, FILE *str
       "<text transform=\"rotate(-90)\" x=\"%d\" y=\"13\" text-anchor=\"middle\">queries of a tile</text>\n",
       SPTX_PLOT_WIDTH / 2 + 20, SPTX_PLOT_HEIGHT - 6, -(TOP + SPTX_PLOT_HEIGHT - BOTTOM) / 2);
   fputs("</svg><figcaption>The fastest schedule of each pair of tile sizes; ~ marks what the model expects "
-        "where nothing was measured. The best has an orange frame.</figcaption></figure>\n",
+        "where nothing was measured. The best has an orange frame, unless it is the "
+        "default.</figcaption></figure>\n",
         stream);
 }
 
@@ -242,9 +244,11 @@ static void draw_roofline(const sptx_bench_request *shape, const sptx_tune_resul
   double standard = 1e-6 * operations / sptx_tune_default_ms(result),
          best = 1e-6 * operations / sptx_tune_best_ms(result);
   double left = fmin(ridge, intensity) / 4, right = fmax(ridge, intensity) * 4;
-  sptx_plot plot = {.stream = stream,
-                    .x = {"operations for each byte moved", left, right, true},
-                    .y = {"GFLOP/s", fmin(fmin(best, standard) / 2, left * copy), peak * 1.5, true}};
+  sptx_plot plot = {
+      .stream = stream,
+      .x = {"operations for each byte moved", left, right, true},
+      .y = {"GFLOP/s", fmin(fmin(best, standard) / 2, left * copy), fmax(peak, best) * 1.5, true}};
+  double share = 100 * best / fmin(peak, intensity * copy);
   char text[96];
   sptx_plot_begin(&plot, "Roofline");
   sptx_plot_line(&plot, "roof", left, left * copy, ridge, peak);
@@ -252,31 +256,37 @@ static void draw_roofline(const sptx_bench_request *shape, const sptx_tune_resul
   sptx_plot_line(&plot, "guide", intensity, plot.y.low, intensity, fmin(peak, intensity * copy));
   snprintf(text, sizeof text, "default: %.4g GFLOP/s", standard);
   sptx_plot_point(&plot, "default", intensity, standard, text);
-  snprintf(text, sizeof text, "best: %.4g GFLOP/s, %.0f %% of the roof", best,
-           100 * best / fmin(peak, intensity * copy));
+  snprintf(text, sizeof text, "best: %.4g GFLOP/s, %.0f %% of the roof", best, share);
   sptx_plot_point(&plot, "best", intensity, best, text);
-  char caption[200];
+  char caption[400];
   snprintf(caption, sizeof caption,
            "Useful work only, under the device's rates of large matrix products (%.4g GFLOP/s) and copies "
-           "(%.3g GB/s). The best reaches %.0f %% of the roof.",
-           peak, copy, 100 * best / fmin(peak, intensity * copy));
+           "(%.3g GB/s). The best reaches %.0f %% of the roof.%s",
+           peak, copy, share,
+           share > 100
+               ? " The rates were measured while the machine did other work: sptx-tune --forget with the "
+                 "device's name has them measured again."
+               : "");
   sptx_plot_end(&plot, caption);
 }
 
+/* The fastest and the default, all by their shortest times. */
 static void write_fastest(const sptx_tune_result *result, const int *order, int count, FILE *stream) {
   enum { SHOWN = 8 };
-  fputs(
-      "<table><tr><th class=\"number\">ms</th><th class=\"number\">expected</th><th class=\"number\">against "
-      "the default</th><th>schedule</th></tr>\n",
-      stream);
-  for (int k = 0; k < count && k < SHOWN; k++) {
+  double standard = result->candidates[result->search.default_index].ms;
+  fputs("<table><tr><th class=\"number\">shortest ms</th><th class=\"number\">expected ms</th>"
+        "<th class=\"number\">against the default</th><th>schedule</th></tr>\n",
+        stream);
+  for (int k = 0; k < count; k++) {
     char schedule[SPTX_TUNE_TEXT];
     const sptx_candidate *candidate = &result->candidates[order[k]];
+    if (k >= SHOWN && order[k] != result->search.default_index)
+      continue;
     sptx_tune_schedule_text(result, order[k], schedule);
     fprintf(stream,
             "<tr><td class=\"number\">%.4g</td><td class=\"number\">%.4g</td><td class=\"number\">%.2fx</td>"
             "<td><code>%s</code></td></tr>\n",
-            candidate->ms, candidate->predicted_ms, sptx_tune_default_ms(result) / candidate->ms, schedule);
+            candidate->ms, candidate->predicted_ms, standard / candidate->ms, schedule);
   }
   fputs("</table>\n", stream);
 }
@@ -304,8 +314,9 @@ static void write_pass(const sptx_bench_request *shape, const sptx_tuned *tuned,
   fprintf(stream, "%s%s</h2>\n<p class=\"soft\">%s. %d of %d schedules measured in %.1f s",
           tuned->step[0] ? ", " : "", sptx_pass_name(result->pass), result->piece, search->measured,
           search->count, search->seconds);
-  fprintf(stream, "; the best takes %.4g ms, the default %.4g ms (%.2fx).</p>\n", sptx_tune_best_ms(result),
-          sptx_tune_default_ms(result), sptx_tune_default_ms(result) / sptx_tune_best_ms(result));
+  fprintf(stream, "; in turns, the best took %.4g ms and the default %.4g ms (%.2fx).</p>\n",
+          sptx_tune_best_ms(result), sptx_tune_default_ms(result),
+          sptx_tune_default_ms(result) / sptx_tune_best_ms(result));
   if (count > 0) {
     write_fastest(result, order, count, stream);
     write_struck_out(result, stream);
