@@ -172,10 +172,10 @@ static void load_queries(sptx_backward *b) {
   sptx_x86_guard_rows(e, LLVMConstInt(ir->i1, 1, false), b->item.first, b->item.queries.begin,
                       b->item.queries.end);
   LLVMValueRef rows = sptx_x86_scratch(e, e->layout.query_row);
-  sptx_x86_pack(e, rows, sptx_x86_query_factor(e), e->layout.q, sptx_ir_i64(ir, 0));
+  sptx_x86_pack(e, rows, sptx_x86_query_factor(e), e->layout.q, sptx_ir_i64(ir, 0), e->query_tile);
   sptx_x86_call(e, e->copy_rows, (LLVMValueRef[]){rows, tile, sptx_x86_scratch(e, e->layout.queries)}, 3);
   rows = sptx_x86_scratch(e, e->layout.d_output_row);
-  sptx_x86_pack(e, rows, scale, e->layout.d_o, sptx_ir_i64(ir, 0));
+  sptx_x86_pack(e, rows, scale, e->layout.d_o, sptx_ir_i64(ir, 0), e->query_tile);
   sptx_x86_call(e, e->copy_rows, (LLVMValueRef[]){rows, tile, sptx_x86_scratch(e, e->layout.d_outputs)}, 3);
   sptx_ir_loop loop;
   sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, (int64_t)e->dim * e->query_tile * 4),
@@ -379,7 +379,7 @@ static void emit_query_tile(sptx_backward *b) {
   sptx_x86_key_walk_begin(e, &b->item.keys, b->item.first, b->key_begin, b->key_end, &walk);
   emit_step(b, &walk);
   sptx_x86_key_walk_end(e, &walk);
-  sptx_x86_unpack(e, b->f->unpack, sptx_ir_i64(ir, 0));
+  sptx_x86_unpack(e, b->f->unpack, sptx_ir_i64(ir, 0), e->query_tile);
   sptx_ir_end_if(ir, &branch);
 }
 

@@ -147,32 +147,41 @@ LLVMValueRef sptx_x86_mask_lanes(sptx_x86_emitter *e, const sptx_x86_mask *mask,
   return LLVMBuildAnd(ir->builder, result, member, "");
 }
 
-static LLVMValueRef lane_value(sptx_x86_emitter *e, int64_t array, int lane) {
-  LLVMValueRef value = sptx_ir_load(&e->ir, e->ir.i32, sptx_x86_scratch(e, array + 4 * lane), 4);
-  return LLVMBuildSExt(e->ir.builder, value, e->ir.i64, "");
+static LLVMValueRef lane_value(sptx_x86_emitter *e, int64_t array, LLVMValueRef lane) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef offset = sptx_ir_mul(ir, lane, sptx_ir_i64(ir, 4));
+  LLVMValueRef value = sptx_ir_load(ir, ir->i32, sptx_ir_at(ir, sptx_x86_scratch(e, array), offset), 4);
+  return LLVMBuildSExt(ir->builder, value, ir->i64, "");
 }
 
-/* Bounds are monotonic, so the extreme values of a tile stand in its outermost lanes. */
-static void walk_band(sptx_x86_emitter *e, LLVMValueRef key_begin, LLVMValueRef key_end,
-                      sptx_x86_key_walk *walk) {
+/* Bounds are monotonic, so the extreme values stand in the outermost lanes. */
+void sptx_x86_lane_range(sptx_x86_emitter *e, LLVMValueRef first_lane, int count, sptx_x86_range *range) {
   sptx_ir *ir = &e->ir;
   LLVMValueRef low[2], high[2];
   for (int end = 0; end < 2; end++) {
-    low[end] = lane_value(e, e->layout.low, end * (e->query_tile - 1));
-    high[end] = sptx_ir_add(ir, low[end], lane_value(e, e->layout.width, end * (e->query_tile - 1)));
+    LLVMValueRef lane = sptx_ir_add(ir, first_lane, sptx_ir_i64(ir, end * (count - 1)));
+    low[end] = lane_value(e, e->layout.low, lane);
+    high[end] = sptx_ir_add(ir, low[end], lane_value(e, e->layout.width, lane));
   }
-  LLVMValueRef begin = sptx_ir_max(ir, sptx_ir_min(ir, low[0], low[1]), key_begin);
-  LLVMValueRef end = sptx_ir_min(ir, sptx_ir_max(ir, high[0], high[1]), key_end);
-  LLVMValueRef step = sptx_ir_i64(ir, e->key_tile);
+  *range = (sptx_x86_range){sptx_ir_min(ir, low[0], low[1]), sptx_ir_max(ir, high[0], high[1]),
+                            sptx_ir_max(ir, low[0], low[1]), sptx_ir_min(ir, high[0], high[1])};
+}
+
+static void walk_band(sptx_x86_emitter *e, LLVMValueRef key_begin, LLVMValueRef key_end,
+                      sptx_x86_key_walk *walk) {
+  sptx_ir *ir = &e->ir;
+  sptx_x86_range range;
+  sptx_x86_lane_range(e, sptx_ir_i64(ir, 0), e->query_tile, &range);
+  LLVMValueRef begin = sptx_ir_max(ir, range.begin, key_begin);
+  LLVMValueRef end = sptx_ir_min(ir, range.end, key_end), step = sptx_ir_i64(ir, e->key_tile);
   sptx_ir_loop_begin(ir, &walk->loop, begin, end, step, false, NULL, 0);
   walk->first = walk->loop.index;
   walk->count = sptx_ir_min(ir, sptx_ir_sub(ir, end, walk->first), step);
   walk->bits = NULL;
+  LLVMValueRef last = sptx_ir_add(ir, walk->first, walk->count);
   LLVMValueRef common =
-      LLVMBuildAnd(ir->builder, sptx_ir_compare(ir, LLVMIntSGE, walk->first, sptx_ir_max(ir, low[0], low[1])),
-                   sptx_ir_compare(ir, LLVMIntSLE, sptx_ir_add(ir, walk->first, walk->count),
-                                   sptx_ir_min(ir, high[0], high[1])),
-                   "");
+      LLVMBuildAnd(ir->builder, sptx_ir_compare(ir, LLVMIntSGE, walk->first, range.common_begin),
+                   sptx_ir_compare(ir, LLVMIntSLE, last, range.common_end), "");
   walk->masked = e->shape->predicate ? LLVMConstInt(ir->i1, 1, false) : LLVMBuildNot(ir->builder, common, "");
 }
 

@@ -23,7 +23,8 @@ void sptx_x86_emitter_begin(sptx_x86_emitter *e, LLVMModuleRef module, const spt
                           .key_tile = shape->schedule.key_tile,
                           .rows = shape->schedule.register_rows,
                           .vectors = shape->schedule.register_vectors,
-                          .dim = shape->dim};
+                          .dim = shape->dim,
+                          .panel = sptx_x86_panel(shape)};
   sptx_ir_begin(&e->ir, module);
   snprintf(e->prefix, sizeof e->prefix, "%s", symbol);
   sptx_x86_common_name(shape, e->common_prefix, sizeof e->common_prefix);

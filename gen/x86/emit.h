@@ -25,6 +25,7 @@ typedef struct sptx_x86_emitter {
   char common_prefix[64];
   unsigned lanes; /* float32 lanes of a vector */
   int query_tile, key_tile, dim, rows, vectors;
+  int panel; /* forward: queries that stand side by side in q, scores and output of scratch */
   LLVMTypeRef element, vector; /* the tensors' type; <lanes x float> */
   LLVMValueRef args, params, item, scratch;
   LLVMValueRef view_origin, view_below, view_positions, view_rows; /* emitted functions, walk.c */
@@ -99,6 +100,13 @@ typedef struct sptx_x86_mask {
 } sptx_x86_mask;
 LLVMValueRef sptx_x86_mask_lanes(sptx_x86_emitter *e, const sptx_x86_mask *mask, LLVMValueRef vector_index);
 
+/* The keys that any and that all of the queries of `count` lanes see by their bounds; empty when begin >=
+ * end. */
+typedef struct sptx_x86_range {
+  LLVMValueRef begin, end, common_begin, common_end;
+} sptx_x86_range;
+void sptx_x86_lane_range(sptx_x86_emitter *e, LLVMValueRef first_lane, int count, sptx_x86_range *range);
+
 /* The key tiles of a query tile, in order. Between begin and end: the tile's first key, how many keys it
  * has, whether any pair of it is masked, and where its bit masks stand (listed). */
 typedef struct sptx_x86_key_walk {
@@ -114,14 +122,14 @@ void sptx_x86_transpose(sptx_x86_emitter *e, LLVMValueRef block[8]); /* 8 vector
 /* void pack(rows, float factor, target, ahead, queries): target[d][query] = factor * row[query][d]. The rows
  * `ahead` bytes further on, which the next tile will want, are asked for on the way; so does unpack. */
 void sptx_x86_emit_pack(sptx_x86_emitter *e);
-/* Calls pack for the tile; target is scratch. */
+/* Calls pack for the tile, panel by panel; target is scratch. */
 void sptx_x86_pack(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef factor, int64_t target,
-                   LLVMValueRef ahead);
+                   LLVMValueRef ahead, int panel);
 /* The function that writes out[query][d] = weight * output[d][query] + earlier * in[query][d] of a tile; `in`
  * is float32. */
 LLVMValueRef sptx_x86_emit_unpack(sptx_x86_emitter *e, enum sptx_element element);
-/* Calls it with the tables of scratch. */
-void sptx_x86_unpack(sptx_x86_emitter *e, LLVMValueRef unpack, LLVMValueRef ahead);
+/* Calls it with the tables of scratch, panel by panel. */
+void sptx_x86_unpack(sptx_x86_emitter *e, LLVMValueRef unpack, LLVMValueRef ahead, int panel);
 /* void copy_rows(rows, count, target): rows become contiguous float32 rows at target, and the table points
  * at them. */
 void sptx_x86_emit_copy_rows(sptx_x86_emitter *e);
@@ -138,9 +146,10 @@ typedef struct sptx_x86_product {
   int b_stride;    /* bytes; 0: b is a table of row pointers */
   int c_stride;    /* bytes; 0: c is a table of row pointers */
   bool accumulate; /* add to C; else overwrite it */
+  bool rescale;    /* C = C * factor + the sum, or without a factor the sum alone */
 } sptx_x86_product;
-/* void f(a, b, c, i64 row_begin, i64 row_end, i64 k_count, i64 lane_offset in bytes, of b and c); k_count >
- * 0. */
+/* void f(a, b, c, i64 row_begin, i64 row_end, i64 k_count, i64 lane_offset in bytes, of b and c, and for
+ * rescale a pointer to the lanes' factors or NULL); k_count > 0. */
 LLVMValueRef sptx_x86_emit_product(sptx_x86_emitter *e, const sptx_x86_product *product);
 
 /* The families: each writes the whole exported function. */

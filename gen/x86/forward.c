@@ -80,11 +80,13 @@ void sptx_x86_key_of(sptx_x86_emitter *e, const sptx_x86_key_walk *walk, LLVMVal
   }
 }
 
-/* The inner loops of the softmax over one group of vectors. */
+/* The inner loops of the softmax over one group of vectors. Of the keys begin .. end of the tile, those of
+ * common_begin .. common_end are in every lane's band or list: only the others need a mask. */
 typedef struct sptx_softmax {
   sptx_x86_emitter *e;
   const sptx_x86_key_walk *walk;
-  LLVMValueRef query_first, first_vector;
+  LLVMValueRef query_first, begin, end, common_begin, common_end;
+  LLVMValueRef first_vector, in_panel; /* of the query tile's vectors; of the panel's */
 } sptx_softmax;
 
 static LLVMValueRef group_vector(const sptx_softmax *softmax, int v) {
@@ -94,47 +96,68 @@ static LLVMValueRef group_vector(const sptx_softmax *softmax, int v) {
 static LLVMValueRef score_address(const sptx_softmax *softmax, LLVMValueRef key, int v) {
   sptx_x86_emitter *e = softmax->e;
   sptx_ir *ir = &e->ir;
-  LLVMValueRef row = sptx_ir_mul(ir, key, sptx_ir_i64(ir, (int64_t)e->query_tile * 4));
-  row = sptx_ir_at(ir, sptx_x86_lane_vector(e, e->layout.scores, softmax->first_vector), row);
+  LLVMValueRef row = sptx_ir_mul(ir, key, sptx_ir_i64(ir, (int64_t)e->panel * 4));
+  row = sptx_ir_at(ir, sptx_x86_lane_vector(e, e->layout.scores, softmax->in_panel), row);
   return sptx_ir_at_constant(ir, row, v * vector_bytes(e));
 }
 
-/* New maxima to `factor` in scratch; adjusted and masked scores go back to their place. */
-static void emit_maxima(const sptx_softmax *softmax, bool masked) {
+/* One change of the scores in their place. */
+typedef LLVMValueRef sptx_score_change(const sptx_softmax *softmax, const sptx_x86_mask *mask, int v,
+                                       LLVMValueRef score);
+
+static LLVMValueRef adjusted(const sptx_softmax *softmax, const sptx_x86_mask *mask, int v,
+                             LLVMValueRef score) {
+  sptx_x86_emitter *e = softmax->e;
+  if (sptx_x86_uses_amx(e->shape)) /* q is packed unscaled */
+    score = sptx_ir_fmul(&e->ir, score, splat(e, sptx_x86_query_factor(e)));
+  return sptx_x86_adjust(e, score, mask, group_vector(softmax, v), NULL);
+}
+
+static LLVMValueRef masked(const sptx_softmax *softmax, const sptx_x86_mask *mask, int v,
+                           LLVMValueRef score) {
+  sptx_x86_emitter *e = softmax->e;
+  LLVMValueRef member = sptx_x86_mask_lanes(e, mask, group_vector(softmax, v));
+  return sptx_ir_select(&e->ir, member, score, number(e, -INFINITY));
+}
+
+/* Changes the scores of keys begin .. end; the keys skip_begin .. skip_end between them are left out. */
+static void change_scores(const sptx_softmax *softmax, bool masks, LLVMValueRef skip_begin,
+                          LLVMValueRef skip_end, sptx_score_change *change) {
   sptx_x86_emitter *e = softmax->e;
   sptx_ir *ir = &e->ir;
-  bool amx = sptx_x86_uses_amx(e->shape), changes = masked || amx || e->shape->soft_cap || e->shape->alibi;
-  LLVMValueRef factor = amx ? splat(e, sptx_x86_query_factor(e)) : NULL; /* q is packed unscaled */
-  LLVMValueRef maxima[8];
-  for (int v = 0; v < e->vectors; v++) {
-    LLVMValueRef address = sptx_x86_lane_vector(e, e->layout.maximum, group_vector(softmax, v));
-    maxima[v] = sptx_ir_load(ir, e->vector, address, 32);
-  }
+  LLVMValueRef one = sptx_ir_i64(ir, 1), skipped = sptx_ir_sub(ir, skip_end, skip_begin);
+  LLVMValueRef at_once = sptx_ir_compare(ir, LLVMIntEQ, softmax->begin, skip_begin);
+  LLVMValueRef begin = sptx_ir_select(ir, at_once, skip_end, softmax->begin);
   sptx_ir_loop loop;
-  sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), softmax->walk->count, sptx_ir_i64(ir, 1), true, maxima,
-                     (unsigned)e->vectors);
   sptx_x86_mask mask;
-  if (changes)
-    sptx_x86_key_of(e, softmax->walk, softmax->query_first, loop.index, masked, &mask);
+  sptx_ir_loop_begin(ir, &loop, begin, softmax->end, one, false, NULL, 0);
+  sptx_x86_key_of(e, softmax->walk, softmax->query_first, loop.index, masks, &mask);
   for (int v = 0; v < e->vectors; v++) {
     LLVMValueRef address = score_address(softmax, loop.index, v);
-    LLVMValueRef score = sptx_ir_load(ir, e->vector, address, 32);
-    if (amx)
-      score = sptx_ir_fmul(ir, score, factor);
-    if (changes) {
-      score = sptx_x86_adjust(e, score, &mask, group_vector(softmax, v), NULL);
-      if (masked) {
-        LLVMValueRef member = sptx_x86_mask_lanes(e, &mask, group_vector(softmax, v));
-        score = sptx_ir_select(ir, member, score, number(e, -INFINITY));
-      }
-      sptx_ir_store(ir, score, address, 32);
-    }
+    sptx_ir_store(ir, change(softmax, &mask, v, sptx_ir_load(ir, e->vector, address, 32)), address, 32);
+  }
+  LLVMValueRef skips = sptx_ir_compare(ir, LLVMIntEQ, sptx_ir_add(ir, loop.index, one), skip_begin);
+  loop.step = sptx_ir_select(ir, skips, sptx_ir_add(ir, skipped, one), one);
+  sptx_ir_loop_end(ir, &loop);
+}
+
+/* Adjusted and masked scores go back to their place; then the new maxima. */
+static void emit_maxima(const sptx_softmax *softmax, LLVMValueRef *maxima) {
+  sptx_x86_emitter *e = softmax->e;
+  sptx_ir *ir = &e->ir;
+  if (sptx_x86_uses_amx(e->shape) || e->shape->soft_cap || e->shape->alibi)
+    change_scores(softmax, false, softmax->end, softmax->end, adjusted);
+  change_scores(softmax, true, softmax->common_begin, softmax->common_end, masked);
+  sptx_ir_loop loop;
+  sptx_ir_loop_begin(ir, &loop, softmax->begin, softmax->end, sptx_ir_i64(ir, 1), true, maxima,
+                     (unsigned)e->vectors);
+  for (int v = 0; v < e->vectors; v++) {
+    LLVMValueRef score = sptx_ir_load(ir, e->vector, score_address(softmax, loop.index, v), 32);
     loop.carried[v] = sptx_ir_max(ir, loop.carried[v], score);
   }
   sptx_ir_loop_end(ir, &loop);
   for (int v = 0; v < e->vectors; v++)
-    sptx_ir_store(ir, loop.carried[v], sptx_x86_lane_vector(e, e->layout.factor, group_vector(softmax, v)),
-                  32);
+    maxima[v] = loop.carried[v];
 }
 
 /* P^T = exp2(S^T - max) in place of the scores, and their sums. */
@@ -144,7 +167,7 @@ static void emit_exponentials(const sptx_softmax *softmax, LLVMValueRef *referen
   for (int v = 0; v < e->vectors; v++)
     sums[v] = number(e, 0);
   sptx_ir_loop loop;
-  sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), softmax->walk->count, sptx_ir_i64(ir, 1), true, sums,
+  sptx_ir_loop_begin(ir, &loop, softmax->begin, softmax->end, sptx_ir_i64(ir, 1), true, sums,
                      (unsigned)e->vectors);
   for (int v = 0; v < e->vectors; v++) {
     LLVMValueRef address = score_address(softmax, loop.index, v);
@@ -158,80 +181,87 @@ static void emit_exponentials(const sptx_softmax *softmax, LLVMValueRef *referen
     sums[v] = loop.carried[v];
 }
 
-/* O^T *= alpha for the lanes of the group. */
-static void emit_rescale(const sptx_softmax *softmax, LLVMValueRef *alpha) {
-  sptx_x86_emitter *e = softmax->e;
-  sptx_ir *ir = &e->ir;
-  sptx_ir_loop loop;
-  sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, (int64_t)e->dim * e->query_tile * 4),
-                     sptx_ir_i64(ir, (int64_t)e->query_tile * 4), true, NULL, 0);
-  LLVMValueRef row =
-      sptx_ir_at(ir, sptx_x86_lane_vector(e, e->layout.output, softmax->first_vector), loop.index);
-  for (int v = 0; v < e->vectors; v++) {
-    LLVMValueRef address = sptx_ir_at_constant(ir, row, v * vector_bytes(e));
-    sptx_ir_store(ir, sptx_ir_fmul(ir, sptx_ir_load(ir, e->vector, address, 32), alpha[v]), address, 32);
-  }
-  sptx_ir_loop_end(ir, &loop);
-}
-
+/* What the output so far is to be multiplied with goes to `factor` in scratch. */
 static void emit_group(const sptx_softmax *softmax) {
   sptx_x86_emitter *e = softmax->e;
   sptx_ir *ir = &e->ir;
-  sptx_ir_branch branch;
-  sptx_ir_if(ir, &branch, softmax->walk->masked);
-  emit_maxima(softmax, true);
-  sptx_ir_else(ir, &branch);
-  emit_maxima(softmax, false);
-  sptx_ir_end_if(ir, &branch);
-  LLVMValueRef reference[8], alpha[8], sums[8], grows = LLVMConstInt(ir->i1, 0, false);
-  LLVMTypeRef flags = LLVMIntTypeInContext(ir->context, e->lanes);
+  LLVMValueRef maxima[8], reference[8], sums[8], old[8];
   for (int v = 0; v < e->vectors; v++) {
-    LLVMValueRef vector = group_vector(softmax, v);
-    LLVMValueRef old = sptx_ir_load(ir, e->vector, sptx_x86_lane_vector(e, e->layout.maximum, vector), 32);
-    LLVMValueRef maximum = sptx_ir_load(ir, e->vector, sptx_x86_lane_vector(e, e->layout.factor, vector), 32);
-    sptx_ir_store(ir, maximum, sptx_x86_lane_vector(e, e->layout.maximum, vector), 32);
+    LLVMValueRef address = sptx_x86_lane_vector(e, e->layout.maximum, group_vector(softmax, v));
+    maxima[v] = old[v] = sptx_ir_load(ir, e->vector, address, 32);
+  }
+  emit_maxima(softmax, maxima);
+  for (int v = 0; v < e->vectors; v++) {
+    LLVMValueRef address = sptx_x86_lane_vector(e, e->layout.maximum, group_vector(softmax, v));
+    sptx_ir_store(ir, maxima[v], address, 32);
     /* A lane without any key yet keeps -inf; 0 stands in, since -inf - -inf is no number. */
-    LLVMValueRef none = sptx_ir_fcompare(ir, LLVMRealOEQ, maximum, number(e, -INFINITY));
-    reference[v] = sptx_ir_select(ir, none, number(e, 0), maximum);
-    alpha[v] = sptx_x86_exp2(e, sptx_ir_fsub(ir, old, reference[v]));
-    LLVMValueRef differs = sptx_ir_fcompare(ir, LLVMRealUNE, old, maximum);
-    differs = LLVMBuildBitCast(ir->builder, differs, flags, "");
-    LLVMValueRef some = sptx_ir_compare(ir, LLVMIntNE, differs, LLVMConstNull(flags));
-    grows = LLVMBuildOr(ir->builder, grows, some, "");
+    LLVMValueRef none = sptx_ir_fcompare(ir, LLVMRealOEQ, maxima[v], number(e, -INFINITY));
+    reference[v] = sptx_ir_select(ir, none, number(e, 0), maxima[v]);
   }
   emit_exponentials(softmax, reference, sums);
   for (int v = 0; v < e->vectors; v++) {
+    LLVMValueRef alpha = sptx_x86_exp2(e, sptx_ir_fsub(ir, old[v], reference[v]));
     LLVMValueRef address = sptx_x86_lane_vector(e, e->layout.sum, group_vector(softmax, v));
-    sptx_ir_store(ir, sptx_ir_fma(ir, sptx_ir_load(ir, e->vector, address, 32), alpha[v], sums[v]), address,
-                  32);
+    sptx_ir_store(ir, sptx_ir_fma(ir, sptx_ir_load(ir, e->vector, address, 32), alpha, sums[v]), address, 32);
+    sptx_ir_store(ir, alpha, sptx_x86_lane_vector(e, e->layout.factor, group_vector(softmax, v)), 32);
   }
-  sptx_ir_if(ir, &branch, grows);
-  emit_rescale(softmax, alpha);
-  sptx_ir_end_if(ir, &branch);
 }
 
-/* void softmax(args, params, first query, scratch, first key, count, masked, bits): of a tile of keys. */
+/* void softmax(args, params, first query, scratch, the panel's first vector, first key, begin, end,
+ * common_begin, common_end, bits): of a panel of a tile of keys. */
 static LLVMValueRef emit_softmax(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[] = {ir->i64, ir->i64, ir->i1, ir->pointer};
-  LLVMValueRef function = sptx_x86_bound_function(e, "softmax", types, 4);
-  sptx_x86_key_walk walk = {.first = LLVMGetParam(function, 4),
-                            .count = LLVMGetParam(function, 5),
-                            .masked = LLVMGetParam(function, 6),
-                            .bits = LLVMGetParam(function, 7)};
+  LLVMTypeRef types[] = {ir->i64, ir->i64, ir->i64, ir->i64, ir->i64, ir->i64, ir->pointer};
+  LLVMValueRef function = sptx_x86_bound_function(e, "softmax", types, 7), p[11];
+  LLVMGetParams(function, p);
+  sptx_x86_key_walk walk = {.first = p[5], .bits = p[10]};
   sptx_ir_loop loop;
-  sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, e->query_tile / (int)e->lanes),
+  sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, e->panel / (int)e->lanes),
                      sptx_ir_i64(ir, e->vectors), true, NULL, 0);
-  sptx_softmax softmax = {e, &walk, e->item, loop.index};
+  LLVMValueRef vector = sptx_ir_add(ir, p[4], loop.index);
+  sptx_softmax softmax = {e, &walk, e->item, p[6], p[7], p[8], p[9], vector, loop.index};
   emit_group(&softmax);
   sptx_ir_loop_end(ir, &loop);
   LLVMBuildRetVoid(ir->builder);
   return function;
 }
 
+/* void rescale(args, params, item, scratch, the panel's first vector, i1 fresh): O^T *= factor; a fresh panel
+ * becomes 0, whatever it held. */
+static LLVMValueRef emit_rescale(sptx_x86_emitter *e) {
+  sptx_ir *ir = &e->ir;
+  LLVMTypeRef types[] = {ir->i64, ir->i1};
+  LLVMValueRef function = sptx_x86_bound_function(e, "rescale", types, 2);
+  LLVMValueRef vector = LLVMGetParam(function, 4), fresh = LLVMGetParam(function, 5);
+  LLVMValueRef panel =
+      sptx_x86_lane_vector(e, e->layout.output, sptx_ir_mul(ir, vector, sptx_ir_i64(ir, e->dim)));
+  sptx_ir_loop vectors, rows;
+  sptx_ir_branch branch;
+  sptx_ir_loop_begin(ir, &vectors, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, e->panel / (int)e->lanes),
+                     sptx_ir_i64(ir, 1), true, NULL, 0);
+  LLVMValueRef lanes = sptx_x86_lane_vector(e, e->layout.factor, sptx_ir_add(ir, vector, vectors.index));
+  LLVMValueRef alpha = sptx_ir_load(ir, e->vector, lanes, 32);
+  LLVMTypeRef flags = LLVMIntTypeInContext(ir->context, e->lanes);
+  LLVMValueRef differs = sptx_ir_fcompare(ir, LLVMRealUNE, alpha, number(e, 1));
+  differs = LLVMBuildBitCast(ir->builder, differs, flags, "");
+  LLVMValueRef some = sptx_ir_compare(ir, LLVMIntNE, differs, LLVMConstNull(flags));
+  sptx_ir_if(ir, &branch, LLVMBuildOr(ir->builder, some, fresh, ""));
+  sptx_ir_loop_begin(ir, &rows, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, (int64_t)e->dim * e->panel * 4),
+                     sptx_ir_i64(ir, (int64_t)e->panel * 4), true, NULL, 0);
+  LLVMValueRef address = sptx_ir_at(ir, panel, rows.index);
+  address = sptx_ir_at(ir, address, sptx_ir_mul(ir, vectors.index, sptx_ir_i64(ir, vector_bytes(e))));
+  LLVMValueRef value = sptx_ir_fmul(ir, sptx_ir_load(ir, e->vector, address, 32), alpha);
+  sptx_ir_store(ir, sptx_ir_select(ir, fresh, number(e, 0), value), address, 32);
+  sptx_ir_loop_end(ir, &rows);
+  sptx_ir_end_if(ir, &branch);
+  sptx_ir_loop_end(ir, &vectors);
+  LLVMBuildRetVoid(ir->builder);
+  return function;
+}
+
 /* The functions that main calls: products of the two steps, and the careful product. */
 typedef struct sptx_forward_functions {
-  LLVMValueRef scores, softmax, values, values_rest, finite, careful, epilogue;
+  LLVMValueRef scores, softmax, rescale, values, values_rest, finite, careful, panels, epilogue;
   sptx_x86_amx amx;
 } sptx_forward_functions;
 
@@ -243,61 +273,178 @@ int sptx_x86_main_rows(const sptx_x86_emitter *e) {
   return main;
 }
 
+/* One panel of a tile of keys: which of the tile's keys its queries see, and where its part of the scratch
+ * lies. */
+typedef struct sptx_panel {
+  LLVMValueRef first, vector; /* its first query and vector in the tile */
+  LLVMValueRef begin, end, common_begin, common_end;
+  LLVMValueRef fresh; /* i1: nothing stands in its output yet */
+  LLVMValueRef q, output;
+} sptx_panel;
+
+static LLVMValueRef clamped(sptx_x86_emitter *e, LLVMValueRef key, const sptx_x86_key_walk *walk,
+                            LLVMValueRef low, LLVMValueRef high) {
+  sptx_ir *ir = &e->ir;
+  return sptx_ir_min(ir, sptx_ir_max(ir, sptx_ir_sub(ir, key, walk->first), low), high);
+}
+
+/* Does a panel's first product overwrite what is in its output? Else the output is 0 before the first. */
+static bool starts_fresh(const sptx_x86_emitter *e) {
+  return !e->shape->listed && !sptx_x86_uses_amx(e->shape);
+}
+
+static void open_panel(sptx_x86_emitter *e, const sptx_x86_key_walk *walk, LLVMValueRef first,
+                       sptx_panel *panel) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef zero = sptx_ir_i64(ir, 0),
+               bytes = sptx_ir_mul(ir, first, sptx_ir_i64(ir, (int64_t)e->dim * 4));
+  *panel = (sptx_panel){.first = first,
+                        .vector = sptx_ir_div(ir, first, sptx_ir_i64(ir, e->lanes)),
+                        .begin = zero,
+                        .end = walk->count,
+                        .common_begin = zero,
+                        .fresh = LLVMConstInt(ir->i1, 0, false),
+                        .q = sptx_ir_at(ir, sptx_x86_scratch(e, e->layout.q), bytes),
+                        .output = sptx_ir_at(ir, sptx_x86_scratch(e, e->layout.output), bytes)};
+  if (e->shape->listed) {
+    panel->common_end = sptx_ir_select(ir, walk->masked, zero, walk->count);
+    return;
+  }
+  sptx_x86_range range;
+  sptx_x86_lane_range(e, first, e->panel, &range);
+  if (!sptx_x86_uses_amx(e->shape)) { /* which multiplies whole tiles */
+    panel->begin = clamped(e, range.begin, walk, zero, walk->count);
+    panel->end = clamped(e, range.end, walk, zero, walk->count);
+  }
+  if (starts_fresh(e))
+    panel->fresh = sptx_ir_compare(ir, LLVMIntSGE, range.begin, walk->first);
+  panel->common_begin = clamped(e, range.common_begin, walk, panel->begin, panel->end);
+  panel->common_end = clamped(e, range.common_end, walk, panel->common_begin, panel->end);
+  if (e->shape->predicate)
+    panel->common_begin = panel->common_end = panel->begin;
+}
+
+static void emit_scores(sptx_x86_emitter *e, const sptx_forward_functions *f, const sptx_panel *panel) {
+  sptx_ir *ir = &e->ir;
+  if (sptx_x86_uses_amx(e->shape)) {
+    sptx_x86_amx_scores(e, &f->amx, panel->end);
+    return;
+  }
+  LLVMValueRef arguments[] = {sptx_x86_scratch(e, e->layout.key_row),
+                              panel->q,
+                              sptx_x86_scratch(e, e->layout.scores),
+                              panel->begin,
+                              panel->end,
+                              sptx_ir_i64(ir, e->dim),
+                              sptx_ir_i64(ir, 0)};
+  sptx_x86_call(e, f->scores, arguments, 7);
+}
+
+static void call_rescale(sptx_x86_emitter *e, const sptx_forward_functions *f, const sptx_panel *panel) {
+  sptx_x86_call(e, f->rescale,
+                (LLVMValueRef[]){e->args, e->params, e->item, e->scratch, panel->vector, panel->fresh}, 6);
+}
+
+/* O^T = O^T * factor + V^T P^T. Where pairs are masked and V holds an infinity or NaN, 0 * V must not reach
+ * the lanes that do not attend to it: the careful product leaves P = 0 out. */
+static void emit_values(sptx_x86_emitter *e, const sptx_forward_functions *f, const sptx_panel *panel,
+                        LLVMValueRef odd) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef table = sptx_x86_scratch(e, e->layout.value_row);
+  LLVMValueRef weights = sptx_x86_scratch(e, e->layout.scores), zero = sptx_ir_i64(ir, 0);
+  LLVMValueRef count = sptx_ir_sub(ir, panel->end, panel->begin);
+  table = sptx_ir_at(ir, table, sptx_ir_mul(ir, panel->begin, sptx_ir_i64(ir, 8)));
+  weights = sptx_ir_at(ir, weights, sptx_ir_mul(ir, panel->begin, sptx_ir_i64(ir, (int64_t)e->panel * 4)));
+  sptx_ir_branch branch;
+  sptx_ir_if(ir, &branch, odd);
+  call_rescale(e, f, panel);
+  sptx_x86_call(e, f->careful,
+                (LLVMValueRef[]){table, weights, panel->output, count, sptx_ir_i64(ir, e->panel)}, 5);
+  sptx_ir_else(ir, &branch);
+  if (sptx_x86_uses_amx(e->shape)) {
+    call_rescale(e, f, panel);
+    sptx_x86_amx_output(e, &f->amx, count);
+  } else {
+    LLVMValueRef factor = sptx_x86_lane_vector(e, e->layout.factor, panel->vector);
+    factor = sptx_ir_select(ir, panel->fresh, LLVMConstNull(ir->pointer), factor);
+    LLVMValueRef middle = sptx_ir_i64(ir, sptx_x86_main_rows(e)), end = sptx_ir_i64(ir, e->dim);
+    sptx_x86_call(e, f->values,
+                  (LLVMValueRef[]){table, weights, panel->output, zero, middle, count, zero, factor}, 8);
+    if (f->values_rest)
+      sptx_x86_call(e, f->values_rest,
+                    (LLVMValueRef[]){table, weights, panel->output, middle, end, count, zero, factor}, 8);
+  }
+  sptx_ir_end_if(ir, &branch);
+}
+
+/* void panels(args, params, first query, scratch, first key, count, masked, odd, bits): a tile of keys, panel
+ * by panel, each with those keys only that its own queries see. */
+static LLVMValueRef emit_panels(sptx_x86_emitter *e, const sptx_forward_functions *f) {
+  sptx_ir *ir = &e->ir;
+  LLVMTypeRef types[] = {ir->i64, ir->i64, ir->i1, ir->i1, ir->pointer};
+  LLVMValueRef function = sptx_x86_bound_function(e, "panels", types, 5), p[9];
+  LLVMGetParams(function, p);
+  sptx_x86_key_walk walk = {.first = p[4], .count = p[5], .masked = p[6], .bits = p[8]};
+  sptx_ir_loop loop;
+  sptx_ir_branch branch;
+  sptx_panel panel;
+  sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, e->query_tile), sptx_ir_i64(ir, e->panel),
+                     true, NULL, 0);
+  open_panel(e, &walk, loop.index, &panel);
+  sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntSLT, panel.begin, panel.end));
+  emit_scores(e, f, &panel);
+  LLVMValueRef softmax[] = {e->args,    e->params,   e->item,   e->scratch,         panel.vector,
+                            walk.first, panel.begin, panel.end, panel.common_begin, panel.common_end,
+                            walk.bits};
+  sptx_x86_call(e, f->softmax, softmax, 11);
+  emit_values(e, f, &panel, p[7]);
+  sptx_ir_end_if(ir, &branch);
+  sptx_ir_loop_end(ir, &loop);
+  LLVMBuildRetVoid(ir->builder);
+  return function;
+}
+
 static void emit_functions(sptx_x86_emitter *e, sptx_forward_functions *f) {
-  int groups = e->query_tile / ((int)e->lanes * e->vectors), tile_bytes = e->query_tile * 4;
+  int panel_bytes = e->panel * 4;
   sptx_x86_product product = {.name = "scores",
                               .rows = e->rows,
                               .vectors = e->vectors,
-                              .groups = groups,
+                              .groups = 1,
                               .lanes = e->lanes,
-                              .b_stride = tile_bytes,
-                              .c_stride = tile_bytes};
+                              .b_stride = panel_bytes,
+                              .c_stride = panel_bytes};
   f->softmax = emit_softmax(e);
+  f->rescale = emit_rescale(e);
   f->epilogue = sptx_x86_emit_epilogue(e);
   f->finite = sptx_x86_emit_finite(e);
   f->careful = sptx_x86_emit_careful(e);
   if (sptx_x86_uses_amx(e->shape)) {
     sptx_x86_amx_emit_functions(e, &f->amx);
-    return;
+  } else {
+    f->scores = sptx_x86_emit_product(e, &product);
+    product.name = "values";
+    product.a_by_k = product.rescale = true;
+    f->values = sptx_x86_emit_product(e, &product);
+    product.name = "values_rest";
+    product.rows = 4;
+    f->values_rest = sptx_x86_main_rows(e) < e->dim ? sptx_x86_emit_product(e, &product) : NULL;
   }
-  f->scores = sptx_x86_emit_product(e, &product);
-  product.name = "values";
-  product.a_by_k = product.accumulate = true;
-  f->values = sptx_x86_emit_product(e, &product);
-  product.name = "values_rest";
-  product.rows = 4;
-  f->values_rest = sptx_x86_main_rows(e) < e->dim ? sptx_x86_emit_product(e, &product) : NULL;
+  f->panels = emit_panels(e, f);
 }
 
-/* O^T += V^T P^T. Where pairs are masked and V holds an infinity or NaN, 0 * V must not reach the lanes that
- * do not attend to it: the careful product leaves P = 0 out. */
-static void emit_values(sptx_x86_emitter *e, const sptx_forward_functions *f, const sptx_x86_key_walk *walk) {
+/* i1: pairs of the tile are masked, and V's rows are not all finite. */
+static LLVMValueRef odd_values(sptx_x86_emitter *e, const sptx_forward_functions *f,
+                               const sptx_x86_key_walk *walk) {
   sptx_ir *ir = &e->ir;
-  LLVMValueRef table = sptx_x86_scratch(e, e->layout.value_row),
-               scores = sptx_x86_scratch(e, e->layout.scores);
-  LLVMValueRef output = sptx_x86_scratch(e, e->layout.output), zero = sptx_ir_i64(ir, 0);
-  bool amx = sptx_x86_uses_amx(e->shape);
+  LLVMValueRef table = sptx_x86_scratch(e, e->layout.value_row);
   sptx_ir_branch branch;
-  if (amx) { /* the rows are still those of the tensor */
+  if (sptx_x86_uses_amx(e->shape)) { /* the rows are still those of the tensor */
     sptx_ir_if(ir, &branch, walk->masked);
     sptx_x86_call(e, e->copy_rows,
                   (LLVMValueRef[]){table, walk->count, sptx_x86_scratch(e, e->layout.values)}, 3);
     sptx_ir_end_if(ir, &branch);
   }
-  LLVMValueRef odd = sptx_x86_if_not_finite(e, f->finite, walk, table);
-  sptx_ir_if(ir, &branch, odd);
-  sptx_x86_call(e, f->careful,
-                (LLVMValueRef[]){table, scores, output, walk->count, sptx_ir_i64(ir, e->query_tile)}, 5);
-  sptx_ir_else(ir, &branch);
-  LLVMValueRef middle = sptx_ir_i64(ir, sptx_x86_main_rows(e)), end = sptx_ir_i64(ir, e->dim);
-  if (amx)
-    sptx_x86_amx_output(e, &f->amx, walk->count);
-  else
-    sptx_x86_call(e, f->values, (LLVMValueRef[]){table, scores, output, zero, middle, walk->count, zero}, 7);
-  if (!amx && f->values_rest)
-    sptx_x86_call(e, f->values_rest, (LLVMValueRef[]){table, scores, output, middle, end, walk->count, zero},
-                  7);
-  sptx_ir_end_if(ir, &branch);
+  return sptx_x86_if_not_finite(e, f->finite, walk, table);
 }
 
 static void emit_step(sptx_x86_emitter *e, const sptx_forward_functions *f, const sptx_x86_side *keys,
@@ -306,31 +453,41 @@ static void emit_step(sptx_x86_emitter *e, const sptx_forward_functions *f, cons
   sptx_ir_branch branch;
   sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntSGT, walk->count, sptx_ir_i64(ir, 0)));
   sptx_x86_key_rows(e, keys, walk, bases[0], bases[1]);
-  LLVMValueRef arguments[] = {sptx_x86_scratch(e, e->layout.key_row),
-                              sptx_x86_scratch(e, e->layout.q),
-                              sptx_x86_scratch(e, e->layout.scores),
-                              sptx_ir_i64(ir, 0),
-                              walk->count,
-                              sptx_ir_i64(ir, e->dim),
-                              sptx_ir_i64(ir, 0)};
-  if (sptx_x86_uses_amx(e->shape))
-    sptx_x86_amx_scores(e, &f->amx, walk->count);
-  else
-    sptx_x86_call(e, f->scores, arguments, 7);
   LLVMValueRef bits = walk->bits ? walk->bits : LLVMConstNull(ir->pointer);
-  LLVMValueRef softmax[] = {e->args,     e->params,   query_first,  e->scratch,
-                            walk->first, walk->count, walk->masked, bits};
-  sptx_x86_call(e, f->softmax, softmax, 8);
-  emit_values(e, f, walk);
+  LLVMValueRef panels[] = {e->args,     e->params,   query_first,  e->scratch,
+                           walk->first, walk->count, walk->masked, odd_values(e, f, walk),
+                           bits};
+  sptx_x86_call(e, f->panels, panels, 9);
   sptx_ir_end_if(ir, &branch);
 }
 
-static void fill(sptx_x86_emitter *e, int64_t array, int64_t bytes, double value) {
+static void fill(sptx_x86_emitter *e, LLVMValueRef array, int64_t bytes, double value) {
   sptx_ir *ir = &e->ir;
   sptx_ir_loop loop;
   sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, bytes), sptx_ir_i64(ir, vector_bytes(e)),
                      true, NULL, 0);
-  sptx_ir_store(ir, number(e, value), sptx_ir_at(ir, sptx_x86_scratch(e, array), loop.index), 32);
+  sptx_ir_store(ir, number(e, value), sptx_ir_at(ir, array, loop.index), 32);
+  sptx_ir_loop_end(ir, &loop);
+}
+
+/* The output starts as 0 where no first product will overwrite it: in panels without any key. */
+static void clear_output(sptx_x86_emitter *e) {
+  sptx_ir *ir = &e->ir;
+  int64_t bytes = (int64_t)e->dim * e->panel * 4;
+  LLVMValueRef empty = LLVMConstInt(ir->i1, 1, false);
+  sptx_x86_range range;
+  sptx_ir_loop loop;
+  sptx_ir_branch branch;
+  sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, e->query_tile), sptx_ir_i64(ir, e->panel),
+                     true, NULL, 0);
+  if (starts_fresh(e)) {
+    sptx_x86_lane_range(e, loop.index, e->panel, &range);
+    empty = sptx_ir_compare(ir, LLVMIntSGE, range.begin, range.end);
+  }
+  sptx_ir_if(ir, &branch, empty);
+  LLVMValueRef panel = sptx_ir_mul(ir, loop.index, sptx_ir_i64(ir, (int64_t)e->dim * 4));
+  fill(e, sptx_ir_at(ir, sptx_x86_scratch(e, e->layout.output), panel), bytes, 0);
+  sptx_ir_end_if(ir, &branch);
   sptx_ir_loop_end(ir, &loop);
 }
 
@@ -347,12 +504,12 @@ static LLVMValueRef emit_tile(sptx_x86_emitter *e, const sptx_forward_functions 
   LLVMValueRef table = sptx_x86_scratch(e, e->layout.query_row);
   bool amx = sptx_x86_uses_amx(e->shape);
   LLVMValueRef factor = amx ? sptx_ir_f32(ir, 1) : sptx_x86_query_factor(e);
-  sptx_x86_pack(e, table, factor, e->layout.q, sptx_x86_param(e, SPTX_X86_FIELD(ahead_q)));
+  sptx_x86_pack(e, table, factor, e->layout.q, sptx_x86_param(e, SPTX_X86_FIELD(ahead_q)), e->panel);
   if (amx)
     sptx_x86_amx_queries(e);
-  fill(e, e->layout.output, (int64_t)e->dim * e->query_tile * 4, 0);
-  fill(e, e->layout.maximum, (int64_t)e->query_tile * 4, -INFINITY);
-  fill(e, e->layout.sum, (int64_t)e->query_tile * 4, 0);
+  clear_output(e);
+  fill(e, sptx_x86_scratch(e, e->layout.maximum), (int64_t)e->query_tile * 4, -INFINITY);
+  fill(e, sptx_x86_scratch(e, e->layout.sum), (int64_t)e->query_tile * 4, 0);
   sptx_x86_key_walk walk;
   sptx_x86_key_walk_begin(e, &item.keys, item.first, item.keys.begin, item.keys.end, &walk);
   emit_step(e, f, &item.keys, &walk, item.first, item.bases);

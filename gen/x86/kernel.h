@@ -93,6 +93,9 @@ typedef struct sptx_x86_layout {
 
 void sptx_x86_layout_of(const sptx_x86_shape *shape, sptx_x86_layout *layout);
 bool sptx_x86_uses_amx(const sptx_x86_shape *shape); /* amx.c */
+/* Queries of a tile that the forward computes together: as many as a register block holds, so that each block
+ * meets only the keys of its own queries. AMX takes the whole tile. */
+int sptx_x86_panel(const sptx_x86_shape *shape);
 /* Fills the zeros of a schedule for a piece. piece may be NULL (kernels that belong to no piece). */
 void sptx_x86_schedule_fill(sptx_x86_schedule *schedule, const sptx_problem *problem, enum sptx_pass pass,
                             const sptx_piece *piece);

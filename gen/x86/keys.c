@@ -93,6 +93,17 @@ static void copy_or_reuse(sptx_x86_emitter *e, const sptx_key_side *side, LLVMVa
   sptx_ir_end_if(ir, &reuse);
 }
 
+/* The last register block of a product begins at any key and may reach past the tile: it finds the first row
+ * there. */
+static void pad_table(sptx_x86_emitter *e, const sptx_key_side *side, LLVMValueRef count) {
+  enum { MOST_ROWS = 16, STEP = 4 };
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef end = sptx_ir_at(ir, side->table, sptx_ir_mul(ir, count, sptx_ir_i64(ir, 8)));
+  LLVMValueRef first = sptx_ir_splat(ir, sptx_ir_load(ir, ir->i64, side->table, 8), STEP);
+  for (int k = 0; k < MOST_ROWS; k += STEP)
+    sptx_ir_store(ir, first, sptx_ir_at_constant(ir, end, 8 * k), 8);
+}
+
 void sptx_x86_emit_key_rows(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
   LLVMTypeRef pointer = ir->pointer, word = ir->i64;
@@ -109,8 +120,9 @@ void sptx_x86_emit_key_rows(sptx_x86_emitter *e) {
   look_ahead(e, &side, count);
   sptx_ir_branch copies;
   sptx_ir_if(ir, &copies, sptx_ir_compare(ir, LLVMIntNE, side.copy, sptx_ir_i64(ir, 0)));
-  copy_or_reuse(e, &side, origin, first, padded);
+  copy_or_reuse(e, &side, origin, first, count);
   sptx_ir_end_if(ir, &copies);
+  pad_table(e, &side, count);
   LLVMBuildRetVoid(ir->builder);
 }
 

@@ -340,7 +340,10 @@ static enum sptx_code plan_piece(sptx_planner *planner, const sptx_piece *piece,
   if (decode) {
     params.shared_total = 1;
   } else {
-    sptx_planner_count_tiles(problem, piece, schedule.query_tile, &params.tiles, &computed);
+    const sptx_x86_shape shape = {
+        .family = SPTX_X86_FORWARD, .element = problem->element, .schedule = schedule};
+    sptx_planner_count_tiles(problem, piece, sptx_x86_panel(&shape), &params.tiles, &computed);
+    params.tiles = ceil_div(params.tiles * sptx_x86_panel(&shape), schedule.query_tile);
     params.tile_items = schedule.tile_items ? schedule.tile_items
                                             : sptx_planner_group(problem, params.tiles, params.shared_total,
                                                                  (double)computed, head_count);

@@ -13,6 +13,7 @@ typedef struct sptx_product_block {
   const sptx_x86_product *product;
   LLVMValueRef a, b, c, row, k_count; /* b and c at the block's first lane */
   LLVMValueRef lane_offset;           /* bytes from a row's start to that lane */
+  LLVMValueRef factor;                /* NULL: none */
 } sptx_product_block;
 
 /* The addresses of A(row + i, k) for i = 0.. */
@@ -51,6 +52,25 @@ static LLVMValueRef c_address(sptx_x86_emitter *e, const sptx_product_block *blo
   return sptx_ir_at(ir, row, block->lane_offset);
 }
 
+/* Row after row, because rows of the padding may be one and the same. factor may be NULL. */
+static void store_block(sptx_x86_emitter *e, const sptx_product_block *block, LLVMValueRef *sums,
+                        bool accumulate, LLVMValueRef *factor) {
+  const sptx_x86_product *product = block->product;
+  sptx_ir *ir = &e->ir;
+  for (int i = 0; i < product->rows; i++) {
+    LLVMValueRef target = c_address(e, block, i);
+    for (int v = 0; v < product->vectors; v++) {
+      LLVMValueRef cell = sptx_ir_at_constant(ir, target, 4 * v * (int)product->lanes);
+      LLVMValueRef sum = sums[i * product->vectors + v];
+      if (accumulate) {
+        LLVMValueRef old = sptx_ir_load(ir, LLVMTypeOf(sum), cell, 4);
+        sum = factor ? sptx_ir_fma(ir, old, factor[v], sum) : sptx_ir_fadd(ir, old, sum);
+      }
+      sptx_ir_store(ir, sum, cell, 4);
+    }
+  }
+}
+
 static void emit_block(sptx_x86_emitter *e, const sptx_product_block *block) {
   const sptx_x86_product *product = block->product;
   sptx_ir *ir = &e->ir;
@@ -80,30 +100,35 @@ static void emit_block(sptx_x86_emitter *e, const sptx_product_block *block) {
       loop.carried[i * vectors + v] = sptx_ir_fma(ir, a, b[v], loop.carried[i * vectors + v]);
   }
   sptx_ir_loop_end(ir, &loop);
-  /* Row after row, because rows of the padding may be one and the same. */
-  for (int i = 0; i < rows; i++) {
-    LLVMValueRef target = c_address(e, block, i);
-    for (int v = 0; v < vectors; v++) {
-      LLVMValueRef cell = sptx_ir_at_constant(ir, target, 4 * v * (int)product->lanes);
-      LLVMValueRef sum = loop.carried[i * vectors + v];
-      if (product->accumulate)
-        sum = sptx_ir_fadd(ir, sptx_ir_load(ir, vector, cell, 4), sum);
-      sptx_ir_store(ir, sum, cell, 4);
-    }
+  if (!product->rescale) {
+    store_block(e, block, loop.carried, product->accumulate, NULL);
+    return;
   }
+  sptx_ir_branch branch;
+  LLVMValueRef none = sptx_ir_compare(ir, LLVMIntEQ, block->factor, LLVMConstNull(ir->pointer)), factor[8];
+  sptx_ir_if(ir, &branch, none);
+  store_block(e, block, loop.carried, false, NULL);
+  sptx_ir_else(ir, &branch);
+  for (int v = 0; v < vectors; v++)
+    factor[v] =
+        sptx_ir_load(ir, vector, sptx_ir_at_constant(ir, block->factor, 4 * v * (int)product->lanes), 4);
+  store_block(e, block, loop.carried, true, factor);
+  sptx_ir_end_if(ir, &branch);
 }
 
 LLVMValueRef sptx_x86_emit_product(sptx_x86_emitter *e, const sptx_x86_product *product) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->pointer, ir->i64, ir->i64, ir->i64, ir->i64};
-  LLVMValueRef function = sptx_x86_local_function(e, product->name, ir->void_type, types, 7), p[7];
+  LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->pointer, ir->i64,
+                         ir->i64,     ir->i64,     ir->i64,     ir->pointer};
+  unsigned count = product->rescale ? 8 : 7;
+  LLVMValueRef function = sptx_x86_local_function(e, product->name, ir->void_type, types, count), p[8] = {0};
   LLVMGetParams(function, p);
   sptx_ir_loop rows, groups;
   int64_t group_bytes = (int64_t)product->vectors * product->lanes * 4;
   sptx_ir_loop_begin(ir, &rows, p[3], p[4], sptx_ir_i64(ir, product->rows), false, NULL, 0);
   LLVMValueRef end = sptx_ir_add(ir, p[6], sptx_ir_i64(ir, product->groups * group_bytes));
   sptx_ir_loop_begin(ir, &groups, p[6], end, sptx_ir_i64(ir, group_bytes), true, NULL, 0);
-  sptx_product_block block = {product, p[0], p[1], p[2], rows.index, p[5], groups.index};
+  sptx_product_block block = {product, p[0], p[1], p[2], rows.index, p[5], groups.index, p[7]};
   emit_block(e, &block);
   sptx_ir_loop_end(ir, &groups);
   sptx_ir_loop_end(ir, &rows);

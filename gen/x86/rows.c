@@ -102,11 +102,21 @@ void sptx_x86_emit_pack(sptx_x86_emitter *e) {
   LLVMBuildRetVoid(ir->builder);
 }
 
+/* base + index * bytes */
+static LLVMValueRef at_index(sptx_x86_emitter *e, LLVMValueRef base, LLVMValueRef index, int64_t bytes) {
+  return sptx_ir_at(&e->ir, base, sptx_ir_mul(&e->ir, index, sptx_ir_i64(&e->ir, bytes)));
+}
+
 void sptx_x86_pack(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef factor, int64_t target,
-                   LLVMValueRef ahead) {
-  LLVMValueRef arguments[] = {table, factor, sptx_x86_scratch(e, target), ahead,
-                              sptx_ir_i64(&e->ir, e->query_tile)};
+                   LLVMValueRef ahead, int panel) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef width = sptx_ir_i64(ir, panel);
+  sptx_ir_loop loop;
+  sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, e->query_tile), width, true, NULL, 0);
+  LLVMValueRef packed = at_index(e, sptx_x86_scratch(e, target), loop.index, (int64_t)e->dim * 4);
+  LLVMValueRef arguments[] = {at_index(e, table, loop.index, 8), factor, packed, ahead, width};
   sptx_x86_call(e, e->pack, arguments, 5);
+  sptx_ir_loop_end(ir, &loop);
 }
 
 /* void unpack(weight, earlier, input rows, source, output rows, ahead, count of queries) */
@@ -157,13 +167,24 @@ LLVMValueRef sptx_x86_emit_unpack(sptx_x86_emitter *e, enum sptx_element element
   return function;
 }
 
-void sptx_x86_unpack(sptx_x86_emitter *e, LLVMValueRef unpack, LLVMValueRef ahead) {
+void sptx_x86_unpack(sptx_x86_emitter *e, LLVMValueRef unpack, LLVMValueRef ahead, int panel) {
   const sptx_x86_layout *l = &e->layout;
-  LLVMValueRef arguments[U_COUNT] = {sptx_x86_scratch(e, l->weight),     sptx_x86_scratch(e, l->earlier),
-                                     sptx_x86_scratch(e, l->input_row),  sptx_x86_scratch(e, l->output),
-                                     sptx_x86_scratch(e, l->output_row), ahead,
-                                     sptx_ir_i64(&e->ir, e->query_tile)};
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef width = sptx_ir_i64(ir, panel);
+  sptx_ir_loop loop;
+  sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, e->query_tile), width, true, NULL, 0);
+  const struct {
+    int64_t array, bytes;
+  } parts[] = {{l->weight, 4},
+               {l->earlier, 4},
+               {l->input_row, 8},
+               {l->output, (int64_t)e->dim * 4},
+               {l->output_row, 8}};
+  LLVMValueRef arguments[U_COUNT] = {[U_AHEAD] = ahead, [U_QUERIES] = width};
+  for (int k = U_WEIGHT; k < U_AHEAD; k++)
+    arguments[k] = at_index(e, sptx_x86_scratch(e, parts[k].array), loop.index, parts[k].bytes);
   sptx_x86_call(e, unpack, arguments, U_COUNT);
+  sptx_ir_loop_end(ir, &loop);
 }
 
 void sptx_x86_emit_copy_rows(sptx_x86_emitter *e) {

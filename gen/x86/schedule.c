@@ -64,6 +64,12 @@ enum sptx_code sptx_x86_schedule_check(const sptx_x86_schedule *schedule, const 
   return SPTX_CODE_OK;
 }
 
+int sptx_x86_panel(const sptx_x86_shape *shape) {
+  const sptx_x86_schedule *schedule = &shape->schedule;
+  bool whole = shape->family == SPTX_X86_BACKWARD || sptx_x86_uses_amx(shape);
+  return whole ? schedule->query_tile : sptx_x86_lanes(schedule->isa) * schedule->register_vectors;
+}
+
 static int64_t take(int64_t *bytes, int64_t size) {
   int64_t offset = *bytes;
   *bytes += ceil_div(size, 64) * 64;
@@ -83,7 +89,7 @@ void sptx_x86_layout_of(const sptx_x86_shape *shape, sptx_x86_layout *layout) {
   int64_t *const key_tables[] = {&layout->key_row, &layout->value_row, &layout->d_key_row,
                                  &layout->d_value_row, &layout->key_position};
   layout->q = take(&bytes, queries * dim * 4);
-  layout->scores = take(&bytes, keys * queries * 4);
+  layout->scores = take(&bytes, keys * sptx_x86_panel(shape) * 4);
   layout->output = take(&bytes, queries * ceil_div(dim, 16) * 16 * 4); /* AMX writes whole tiles */
   for (size_t k = 0; k < sizeof lane_tables / sizeof *lane_tables; k++)
     *lane_tables[k] = take(&bytes, lane_floats + 32);

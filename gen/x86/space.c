@@ -75,6 +75,14 @@ static double excess(double bytes) {
   return fmin(1, fmax(0, bytes / CACHE - 0.75));
 }
 
+static sptx_x86_shape shape_of(const sptx_x86_schedule *schedule, const sptx_problem *problem,
+                               enum sptx_pass pass) {
+  return (sptx_x86_shape){.family = pass == SPTX_PASS_FORWARD ? SPTX_X86_FORWARD : SPTX_X86_BACKWARD,
+                          .element = problem->element,
+                          .schedule = *schedule,
+                          .dim = problem->head_dim};
+}
+
 /* Elements of rows that are copied for each key: K's, V's or both. */
 static double copied_rows(const sptx_x86_schedule *schedule, const sptx_problem *problem, enum sptx_pass pass,
                           const sptx_piece *piece) {
@@ -90,17 +98,23 @@ static double copied_rows(const sptx_x86_schedule *schedule, const sptx_problem 
 static void count_terms(const sptx_x86_schedule *schedule, const sptx_problem *problem, enum sptx_pass pass,
                         const sptx_piece *piece, const sptx_workload *work, double ranges,
                         double amounts[TERMS]) {
-  double tile = schedule->query_tile, dim = problem->head_dim, pairs = work->keys * tile;
+  double tile = schedule->query_tile, dim = problem->head_dim;
   bool backward = pass == SPTX_PASS_BACKWARD;
+  const sptx_x86_shape shape = shape_of(schedule, problem, pass);
+  double panel = sptx_x86_panel(&shape);
+  sptx_workload panels = *work;
+  if (panel < tile)
+    sptx_workload_of(problem, piece, (int)panel, schedule->key_tile, &panels);
+  double pairs = panels.keys * panel, padding = panels.steps * panel * (schedule->register_rows - 1) / 2;
   double key_tile = work->steps > 0 ? work->keys / work->steps : schedule->key_tile;
   double product = pairs * dim * block_cost(schedule);
   double lane_keys = (double)problem->n_k / work->lanes;
   /* A query tile is read anew in each range of keys that it sees. */
   double visits = work->tiles > 0 ? 1 + (ranges - 1) * fmin(1, work->keys / work->tiles / lane_keys) : 1;
-  amounts[PRODUCTS] = product * (backward ? 5 : 2);
-  amounts[SPILLS] = product * (excess(key_tile * tile * 4) + excess(dim * tile * 4)) * (backward ? 2 : 1);
+  amounts[PRODUCTS] = product * (backward ? 5 : 2) + padding * dim * block_cost(schedule);
+  amounts[SPILLS] = product * (excess(key_tile * panel * 4) + excess(dim * panel * 4)) * (backward ? 2 : 1);
   amounts[PAIRS] = pairs;
-  amounts[MASKED] = work->masked * key_tile * tile;
+  amounts[MASKED] = panels.masked * fmin(key_tile, panel) * panel;
   amounts[SUMS] = work->steps * tile * dim + (backward ? 2 * work->keys * dim : 0);
   amounts[KEYS] = work->keys;
   amounts[COPIES] = work->keys * dim * copied_rows(schedule, problem, pass, piece);
@@ -113,10 +127,7 @@ static void count_terms(const sptx_x86_schedule *schedule, const sptx_problem *p
 /* Products on tile registers (AMX) take this part of the time of the same in vectors. */
 static double product_share(const sptx_x86_schedule *schedule, const sptx_problem *problem,
                             enum sptx_pass pass) {
-  const sptx_x86_shape shape = {.family = pass == SPTX_PASS_FORWARD ? SPTX_X86_FORWARD : SPTX_X86_BACKWARD,
-                                .element = problem->element,
-                                .schedule = *schedule,
-                                .dim = problem->head_dim};
+  const sptx_x86_shape shape = shape_of(schedule, problem, pass);
   return sptx_x86_uses_amx(&shape) ? 0.25 : 1;
 }
 
@@ -265,6 +276,26 @@ int sptx_x86_schedule_space(const sptx_problem *problem, enum sptx_pass pass, co
   return s.count;
 }
 
+/* The cheapest of the blocks that fit the schedule's query tile; a block that is given stays. */
+static double best_of_blocks(sptx_x86_schedule *schedule, const sptx_problem *problem, enum sptx_pass pass,
+                             const sptx_piece *piece) {
+  const sptx_x86_schedule given = *schedule;
+  bool free_block = !given.register_rows && !given.register_vectors;
+  double least = INFINITY;
+  for (int b = 0; b < (free_block ? BLOCK_COUNT : 1); b++) {
+    sptx_x86_schedule one = given;
+    if (free_block)
+      one.register_rows = blocks[b].rows, one.register_vectors = blocks[b].vectors;
+    if ((free_block && blocks[b].lanes != sptx_x86_lanes(one.isa)) ||
+        sptx_x86_schedule_check(&one, piece, NULL) != SPTX_CODE_OK)
+      continue;
+    double seconds = sptx_x86_schedule_cost(&one, problem, pass, piece, problem->heads, &sptx_x86_rates);
+    if (seconds < least)
+      least = seconds, *schedule = one;
+  }
+  return least;
+}
+
 void sptx_x86_best_tiles(sptx_x86_schedule *schedule, const sptx_problem *problem, enum sptx_pass pass,
                          const sptx_piece *piece) {
   enum { LONGEST = 64 }; /* longer query tiles were never the best: they are left to the tuner */
@@ -273,15 +304,9 @@ void sptx_x86_best_tiles(sptx_x86_schedule *schedule, const sptx_problem *proble
   for (int q = 0; q < QUERY_TILES && query_tiles[q] <= LONGEST; q++)
     for (int k = 0; k < KEY_TILES && !is_too_long(problem, piece, query_tiles[q], k); k++) {
       sptx_x86_schedule one = *schedule;
-      int rows, vectors;
       one.query_tile = one.query_tile ? one.query_tile : query_tiles[q];
       one.key_tile = one.key_tile ? one.key_tile : key_tiles[k];
-      if (!one.register_rows && !one.register_vectors &&
-          sptx_x86_best_block(sptx_x86_lanes(one.isa), one.query_tile, &rows, &vectors))
-        one.register_rows = rows, one.register_vectors = vectors;
-      if (sptx_x86_schedule_check(&one, piece, NULL) != SPTX_CODE_OK)
-        continue;
-      double seconds = sptx_x86_schedule_cost(&one, problem, pass, piece, problem->heads, &sptx_x86_rates);
+      double seconds = best_of_blocks(&one, problem, pass, piece);
       if (seconds < least)
         least = seconds, best = one;
     }
