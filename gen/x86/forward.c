@@ -345,6 +345,21 @@ static void call_rescale(sptx_x86_emitter *e, const sptx_forward_functions *f, c
                 (LLVMValueRef[]){e->args, e->params, e->item, e->scratch, panel->vector, panel->fresh}, 6);
 }
 
+/* i1: pairs of the tile are masked, and V's rows are not all finite. */
+static LLVMValueRef odd_values(sptx_x86_emitter *e, const sptx_forward_functions *f,
+                               const sptx_x86_key_walk *walk) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef table = sptx_x86_scratch(e, e->layout.value_row);
+  sptx_ir_branch branch;
+  if (sptx_x86_uses_amx(e->shape)) { /* the rows are still those of the tensor */
+    sptx_ir_if(ir, &branch, walk->masked);
+    sptx_x86_call(e, e->copy_rows,
+                  (LLVMValueRef[]){table, walk->count, sptx_x86_scratch(e, e->layout.values)}, 3);
+    sptx_ir_end_if(ir, &branch);
+  }
+  return sptx_x86_if_not_finite(e, f->finite, walk, table);
+}
+
 /* O^T = O^T * factor + V^T P^T. Where pairs are masked and V holds an infinity or NaN, 0 * V must not reach
  * the lanes that do not attend to it: the careful product leaves P = 0 out. */
 static void emit_values(sptx_x86_emitter *e, const sptx_forward_functions *f, const sptx_panel *panel,
@@ -385,6 +400,7 @@ static LLVMValueRef emit_panels(sptx_x86_emitter *e, const sptx_forward_function
   LLVMValueRef function = sptx_x86_bound_function(e, "panels", types, 5), p[9];
   LLVMGetParams(function, p);
   sptx_x86_key_walk walk = {.first = p[4], .count = p[5], .masked = p[6], .bits = p[8]};
+  bool amx = sptx_x86_uses_amx(e->shape); /* reads the rows of V with those of K, before they are copied */
   sptx_ir_loop loop;
   sptx_ir_branch branch;
   sptx_panel panel;
@@ -397,7 +413,7 @@ static LLVMValueRef emit_panels(sptx_x86_emitter *e, const sptx_forward_function
                             walk.first, panel.begin, panel.end, panel.common_begin, panel.common_end,
                             walk.bits};
   sptx_x86_call(e, f->softmax, softmax, 11);
-  emit_values(e, f, &panel, p[7]);
+  emit_values(e, f, &panel, amx ? odd_values(e, f, &walk) : p[7]);
   sptx_ir_end_if(ir, &branch);
   sptx_ir_loop_end(ir, &loop);
   LLVMBuildRetVoid(ir->builder);
@@ -432,21 +448,6 @@ static void emit_functions(sptx_x86_emitter *e, sptx_forward_functions *f) {
   f->panels = emit_panels(e, f);
 }
 
-/* i1: pairs of the tile are masked, and V's rows are not all finite. */
-static LLVMValueRef odd_values(sptx_x86_emitter *e, const sptx_forward_functions *f,
-                               const sptx_x86_key_walk *walk) {
-  sptx_ir *ir = &e->ir;
-  LLVMValueRef table = sptx_x86_scratch(e, e->layout.value_row);
-  sptx_ir_branch branch;
-  if (sptx_x86_uses_amx(e->shape)) { /* the rows are still those of the tensor */
-    sptx_ir_if(ir, &branch, walk->masked);
-    sptx_x86_call(e, e->copy_rows,
-                  (LLVMValueRef[]){table, walk->count, sptx_x86_scratch(e, e->layout.values)}, 3);
-    sptx_ir_end_if(ir, &branch);
-  }
-  return sptx_x86_if_not_finite(e, f->finite, walk, table);
-}
-
 static void emit_step(sptx_x86_emitter *e, const sptx_forward_functions *f, const sptx_x86_side *keys,
                       const sptx_x86_key_walk *walk, LLVMValueRef query_first, LLVMValueRef *bases) {
   sptx_ir *ir = &e->ir;
@@ -454,9 +455,10 @@ static void emit_step(sptx_x86_emitter *e, const sptx_forward_functions *f, cons
   sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntSGT, walk->count, sptx_ir_i64(ir, 0)));
   sptx_x86_key_rows(e, keys, walk, bases[0], bases[1]);
   LLVMValueRef bits = walk->bits ? walk->bits : LLVMConstNull(ir->pointer);
-  LLVMValueRef panels[] = {e->args,     e->params,   query_first,  e->scratch,
-                           walk->first, walk->count, walk->masked, odd_values(e, f, walk),
-                           bits};
+  bool amx = sptx_x86_uses_amx(e->shape);
+  LLVMValueRef odd = amx ? LLVMConstInt(ir->i1, 0, false) : odd_values(e, f, walk);
+  LLVMValueRef panels[] = {e->args,     e->params,    query_first, e->scratch, walk->first,
+                           walk->count, walk->masked, odd,         bits};
   sptx_x86_call(e, f->panels, panels, 9);
   sptx_ir_end_if(ir, &branch);
 }
