@@ -226,15 +226,10 @@ static enum sptx_code print_results(const struct options *options, const cJSON *
 }
 
 static enum sptx_code write_report(const struct options *options, const sptx_tuned_list *list,
-                                   const char *wisdom, sptx_error *error) {
-  const sptx_bench_request *shape = &options->shape.request;
+                                   sptx_error *error) {
   sptx_output output;
-  sptx_tune_device device;
-  sptx_rates rates;
-  SPTX_TRY(sptx_tune_device_find(shape->device, shape->threads, &device, error));
-  SPTX_TRY(sptx_tune_device_rates(&device, shape->threads, wisdom, &rates, error));
   SPTX_TRY(sptx_output_open(options->report, &output, error));
-  sptx_tune_html(shape, list, &rates, output.stream);
+  sptx_tune_html(&options->shape.request, list, output.stream);
   return sptx_output_commit(&output, error);
 }
 
@@ -268,7 +263,7 @@ static enum sptx_code tune_pattern(const struct options *options, const char *wi
     bool good = code == SPTX_CODE_OK;
     enum sptx_code printed = print_results(options, root, good ? error : &second);
     if (printed == SPTX_CODE_OK && options->report)
-      printed = write_report(options, &list, wisdom, good ? error : &second);
+      printed = write_report(options, &list, good ? error : &second);
     code = good ? printed : code;
   }
   sptx_tuned_list_clear(&list);

@@ -3,6 +3,7 @@
 
 #include "runtime/context.h"
 #include "tuner/ceiling.h"
+#include "tuner/ceiling_cuda.h"
 #include "tuner/worker.h"
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@ static const double patience_seconds = 60;
 typedef struct question {
   const char *name;
   int threads;
+  enum sptx_target_family family; /* where it is known */
 } question;
 
 static enum sptx_code describe(void *user, void *result, sptx_error *error) {
@@ -30,14 +32,25 @@ static enum sptx_code describe(void *user, void *result, sptx_error *error) {
 
 enum sptx_code sptx_tune_device_find(const char *name, int threads, sptx_tune_device *device,
                                      sptx_error *error) {
-  question asked = {name, threads};
+  question asked = {.name = name, .threads = threads};
   memset(device, 0, sizeof *device);
   return sptx_worker_once(describe, &asked, patience_seconds, device, sizeof *device, error);
 }
 
 static enum sptx_code measure(void *user, void *result, sptx_error *error) {
   const question *asked = user;
-  return sptx_ceiling_measure(asked->threads, result, error);
+  sptx_cuda_driver driver;
+  sptx_cuda_device device;
+  if (asked->family == SPTX_FAMILY_X86)
+    return sptx_ceiling_measure(asked->threads, result, error);
+  SPTX_TRY(sptx_cuda_driver_open(&driver, error));
+  enum sptx_code code = sptx_cuda_device_open(&driver, atoi(asked->name + strlen("cuda:")), &device, error);
+  if (code == SPTX_CODE_OK) {
+    code = sptx_ceiling_cuda(&device, result, error);
+    sptx_cuda_device_close(&device);
+  }
+  sptx_cuda_driver_close(&driver);
+  return code;
 }
 
 static bool recall(const sptx_tune_device *device, const char *path, sptx_rates *rates) {
@@ -56,15 +69,11 @@ static void remember(const sptx_tune_device *device, const char *path, const spt
   sptx_wisdom_close(wisdom);
 }
 
-enum sptx_code sptx_tune_device_rates(const sptx_tune_device *device, int threads, const char *wisdom_path,
-                                      sptx_rates *rates, sptx_error *error) {
-  if (device->family == SPTX_FAMILY_PTX) {
-    *rates = sptx_ptx_rates;
-    return SPTX_CODE_OK;
-  }
+enum sptx_code sptx_tune_device_rates(const char *name, const sptx_tune_device *device, int threads,
+                                      const char *wisdom_path, sptx_rates *rates, sptx_error *error) {
+  question asked = {name, threads, device->family};
   if (wisdom_path && recall(device, wisdom_path, rates))
     return SPTX_CODE_OK;
-  question asked = {"cpu", threads};
   SPTX_TRY(sptx_worker_once(measure, &asked, patience_seconds, rates, sizeof *rates, error));
   if (wisdom_path)
     remember(device, wisdom_path, rates);

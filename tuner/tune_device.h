@@ -17,10 +17,10 @@ typedef struct sptx_tune_device {
 enum sptx_code sptx_tune_device_find(const char *name, int threads, sptx_tune_device *device,
                                      sptx_error *error);
 
-/* The device's ceilings: from wisdom where they are known, else measured in a process of its own and
- * remembered. wisdom_path may be NULL. Wisdom that cannot be read or written costs the time of measuring
- * again. GPUs have the built-in ones. */
-enum sptx_code sptx_tune_device_rates(const sptx_tune_device *device, int threads, const char *wisdom_path,
-                                      sptx_rates *rates, sptx_error *error);
+/* The ceilings of the device of this name: from wisdom where they are known, else measured in a process of
+ * its own and remembered. wisdom_path may be NULL. Wisdom that cannot be read or written costs the time of
+ * measuring again. */
+enum sptx_code sptx_tune_device_rates(const char *name, const sptx_tune_device *device, int threads,
+                                      const char *wisdom_path, sptx_rates *rates, sptx_error *error);
 
 #endif

@@ -330,8 +330,7 @@ static void write_pass(const sptx_bench_request *shape, const sptx_tuned *tuned,
   free(order);
 }
 
-void sptx_tune_html(const sptx_bench_request *shape, const sptx_tuned_list *list, const sptx_rates *rates,
-                    FILE *stream) {
+void sptx_tune_html(const sptx_bench_request *shape, const sptx_tuned_list *list, FILE *stream) {
   fputs(head, stream);
   fputs("<h1>", stream);
   write_escaped(list->pattern, stream);
@@ -348,6 +347,6 @@ void sptx_tune_html(const sptx_bench_request *shape, const sptx_tuned_list *list
         "<span style=\"background:var(--other)\"></span>other</p>\n",
         stream);
   for (int k = 0; k < list->count; k++)
-    write_pass(shape, &list->items[k], rates, stream);
+    write_pass(shape, &list->items[k], &list->rates, stream);
   fputs("</body>\n</html>\n", stream);
 }

@@ -16,7 +16,6 @@ enum sptx_code sptx_tune_json(const sptx_bench_request *shape, const sptx_tuned_
 void sptx_tune_table(const cJSON *results, FILE *stream);
 /* For each pass: time by tile size, all times, model against measurement, and the roofline (Williams et al.
  * 2009), drawn in SVG without scripts or anything from a network. */
-void sptx_tune_html(const sptx_bench_request *shape, const sptx_tuned_list *list, const sptx_rates *rates,
-                    FILE *stream);
+void sptx_tune_html(const sptx_bench_request *shape, const sptx_tuned_list *list, FILE *stream);
 
 #endif

@@ -72,14 +72,26 @@ static enum sptx_code tune_one(const sptx_tune_settings *settings, const sptx_tu
                                : SPTX_CODE_OK;
 }
 
+/* A GPU whose ceilings cannot be measured can be tuned all the same. */
+static enum sptx_code find_rates(const sptx_tune_settings *settings, const sptx_bench_request *shape,
+                                 const sptx_tune_device *device, sptx_rates *rates, sptx_error *error) {
+  enum sptx_code code =
+      sptx_tune_device_rates(shape->device, device, shape->threads, settings->wisdom_path, rates, error);
+  if (code == SPTX_CODE_OK || device->family == SPTX_FAMILY_X86)
+    return code;
+  fprintf(stderr, "sptx-tune: %s: %s; the built-in rates order the candidates\n", shape->device,
+          error->message);
+  *rates = sptx_ptx_rates;
+  return SPTX_CODE_OK;
+}
+
 static enum sptx_code tune_steps(const sptx_tune_settings *settings, const sptx_bench_request *shape,
                                  const char *wanted, const sptx_pattern *pattern, sptx_tuned_list *list,
                                  sptx_error *error) {
   sptx_tune_device device;
-  sptx_rates rates;
   bool found = false;
   SPTX_TRY(sptx_tune_device_find(shape->device, shape->threads, &device, error));
-  SPTX_TRY(sptx_tune_device_rates(&device, shape->threads, settings->wisdom_path, &rates, error));
+  SPTX_TRY(find_rates(settings, shape, &device, &list->rates, error));
   for (size_t s = 0; s < sptx_pattern_step_count(pattern); s++) {
     const char *name = sptx_pattern_step_name(pattern, s);
     if (wanted && strcmp(wanted, name) != 0)
@@ -88,7 +100,7 @@ static enum sptx_code tune_steps(const sptx_tune_settings *settings, const sptx_
     for (int pass = 0; pass < SPTX_BENCH_PASSES && !(settings->stop && *settings->stop); pass++) {
       const sptx_tune_request request = {.shape = shape,
                                          .device = &device,
-                                         .rates = &rates,
+                                         .rates = &list->rates,
                                          .step = s,
                                          .pass = (enum sptx_pass)pass,
                                          .budget_seconds = settings->budget_seconds,

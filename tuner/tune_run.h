@@ -16,6 +16,7 @@ typedef struct sptx_tuned_list {
   char *pattern; /* its name; owned */
   sptx_tuned *items;
   int count;
+  sptx_rates rates; /* of the device */
 } sptx_tuned_list;
 
 typedef struct sptx_tune_settings {

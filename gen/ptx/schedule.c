@@ -132,11 +132,13 @@ static int offer_portable(const sptx_gpu_subject *subject, sptx_ptx_schedule *of
     for (int blocks = 1; blocks <= 2; blocks++)
       for (size_t k = 0; k < sizeof tiles / sizeof *tiles; k++)
         for (int mode = exact; mode <= (exact ? 2 : 0); mode++) /* one TF32 product would lose accuracy */
-          offers[count++] = (sptx_ptx_schedule){.query_tile = 16 * blocks * warps,
-                                                .key_tile = tiles[k],
-                                                .warps = warps,
-                                                .f32_mode = mode,
-                                                .family = subject->target == SPTX_PTX_SM90A};
+          for (int stages = 0; stages <= 1; stages++) /* two by default, or one, where room is short */
+            offers[count++] = (sptx_ptx_schedule){.query_tile = 16 * blocks * warps,
+                                                  .key_tile = tiles[k],
+                                                  .warps = warps,
+                                                  .stages = stages,
+                                                  .f32_mode = mode,
+                                                  .family = subject->target == SPTX_PTX_SM90A};
   return count;
 }
 

@@ -146,6 +146,25 @@ Test(space, odd_sizes) {
       }
 }
 
+/* The most that the model expects of the default under these rates. */
+static double expected_ms(const space_case *c, const sptx_rates *rates) {
+  sptx_compilation compilation;
+  sptx_space space;
+  lower(c, &compilation);
+  const sptx_space_subject subject = {.problem = &compilation.problem,
+                                      .pass = c->pass,
+                                      .lists = compilation.lists,
+                                      .class_count = compilation.instance.class_count,
+                                      .class_of_head = compilation.instance.class_of_head,
+                                      .family = c->family,
+                                      .ptx = c->ptx};
+  cr_assert_eq(sptx_space_make(&subject, rates, &space, NULL), SPTX_CODE_OK);
+  double expected = space.expected_ms[0];
+  sptx_space_clear(&space);
+  sptx_compilation_clear(&compilation);
+  return expected;
+}
+
 /* More work must cost more, whatever the device. */
 Test(space, cost_grows_with_the_problem) {
   for (int family = SPTX_FAMILY_X86; family <= SPTX_FAMILY_PTX; family++) {
@@ -153,20 +172,75 @@ Test(space, cost_grows_with_the_problem) {
     for (int64_t n = 1024; n <= 16384; n *= 4) {
       const space_case c = {SPTX_PATTERNS "/local.yaml",     SPTX_ELEMENT_BF16, SPTX_PASS_FORWARD, n, 64,
                             (enum sptx_target_family)family, SPTX_PTX_SM90A};
-      sptx_compilation compilation;
-      sptx_space space;
-      lower(&c, &compilation);
-      const sptx_space_subject subject = {.problem = &compilation.problem,
-                                          .lists = compilation.lists,
-                                          .class_count = compilation.instance.class_count,
-                                          .class_of_head = compilation.instance.class_of_head,
-                                          .family = c.family,
-                                          .ptx = c.ptx};
-      cr_assert_eq(sptx_space_make(&subject, NULL, &space, NULL), SPTX_CODE_OK);
-      cr_expect_gt(space.expected_ms[0], before);
-      before = space.expected_ms[0];
-      sptx_space_clear(&space);
-      sptx_compilation_clear(&compilation);
+      double expected = expected_ms(&c, NULL);
+      cr_expect_gt(expected, before);
+      before = expected;
     }
   }
+}
+
+/* A device that is twice as slow in all takes about twice as long, and each ceiling has its part in that
+ * where the pass is not bound by another: on the CPU all of them, on a GPU products or bytes. */
+Test(space, cost_follows_the_ceilings) {
+  for (int family = SPTX_FAMILY_X86; family <= SPTX_FAMILY_PTX; family++) {
+    const space_case c = {
+        SPTX_PATTERNS "/strided-merged.yaml", SPTX_ELEMENT_BF16, SPTX_PASS_BACKWARD, 4096, 64,
+        (enum sptx_target_family)family,      SPTX_PTX_SM80};
+    const sptx_rates given = family == SPTX_FAMILY_X86 ? sptx_x86_rates : sptx_ptx_rates;
+    double before = expected_ms(&c, &given);
+    sptx_rates slow = given, products = given, copies = given, exps = given, launches = given;
+    slow.flops /= 2, slow.copy /= 2, slow.exp /= 2, slow.launch *= 2;
+    products.flops /= 2, copies.copy /= 2, exps.exp /= 2, launches.launch *= 2;
+    cr_expect_float_eq(expected_ms(&c, &slow) / before, 2, 0.05);
+    cr_expect_gt(expected_ms(&c, &products), 1.05 * before);
+    cr_expect_gt(expected_ms(&c, &exps), 1.001 * before);
+    cr_expect_gt(expected_ms(&c, &launches), before);
+    if (family == SPTX_FAMILY_X86)
+      cr_expect_gt(expected_ms(&c, &copies), 1.001 * before);
+  }
+}
+
+/* Where the caller allows a backward that is not deterministic, Hopper's own kernels add up gradients in any
+ * order beside portable ones that do not; the search has both. Grouped heads are such a case. */
+Test(space, both_kinds_of_backward_where_they_are_allowed) {
+  int counts[2] = {0, 0};
+  for (int deterministic = 0; deterministic < 2; deterministic++) {
+    const space_case c = {SPTX_PATTERNS "/strided-merged.yaml",
+                          SPTX_ELEMENT_BF16,
+                          SPTX_PASS_BACKWARD,
+                          4096,
+                          64,
+                          SPTX_FAMILY_PTX,
+                          SPTX_PTX_SM90A};
+    sptx_compilation compilation;
+    sptx_space space;
+    lower(&c, &compilation);
+    compilation.problem.deterministic = deterministic;
+    const sptx_space_subject subject = {.problem = &compilation.problem,
+                                        .pass = c.pass,
+                                        .lists = compilation.lists,
+                                        .class_count = compilation.instance.class_count,
+                                        .class_of_head = compilation.instance.class_of_head,
+                                        .family = c.family,
+                                        .ptx = c.ptx};
+    cr_assert_eq(sptx_space_make(&subject, NULL, &space, NULL), SPTX_CODE_OK);
+    for (int k = 0; k < space.count; k++) {
+      sptx_gpu_plan *plan;
+      cr_assert_eq(sptx_gpu_plan_create(&compilation.problem, c.pass, c.ptx, compilation.lists,
+                                        compilation.instance.class_of_head, &space.schedules[k].ptx, &plan,
+                                        NULL),
+                   SPTX_CODE_OK);
+      bool hopper = false;
+      for (int l = 0; l < plan->launch_count; l++)
+        hopper |= plan->launches[l].map_count > 0;
+      counts[deterministic] += hopper;
+      cr_expect(k == 0 || !hopper, "portable schedules lead to portable kernels");
+      sptx_gpu_plan_free(plan);
+    }
+    cr_expect_gt(space.count, 2);
+    sptx_space_clear(&space);
+    sptx_compilation_clear(&compilation);
+  }
+  cr_expect_gt(counts[0], 0, "Hopper's kernels where any order will do");
+  cr_expect_eq(counts[1], 0, "and none where it will not");
 }

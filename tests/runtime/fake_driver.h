@@ -16,6 +16,8 @@ extern struct fake_state {
   unsigned rejection;   /* the assembler's result */
   unsigned memory_type; /* of every pointer, and the device it is on */
   int memory_ordinal;
+  float elapsed_ms;   /* between any two events */
+  bool other_kernels; /* launches are not of attention: their parameters are not looked at */
 } fake;
 
 extern const sptx_cuda_driver fake_driver;

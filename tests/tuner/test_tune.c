@@ -77,10 +77,10 @@ Test(tune, ceilings_are_measured_once) {
   sptx_bench_request shape = shape_of(SPTX_PATTERNS "/local.yaml", SPTX_F32);
   sptx_tune_device device = device_of(&shape);
   sptx_rates first = {0}, again = {0};
-  cr_assert_eq(sptx_tune_device_rates(&device, 2, wisdom, &first, NULL), SPTX_CODE_OK);
+  cr_assert_eq(sptx_tune_device_rates(shape.device, &device, 2, wisdom, &first, NULL), SPTX_CODE_OK);
   cr_expect(first.flops > 1e8 && first.copy > 1e7 && first.exp > 1e7 && first.launch > 0);
   cr_expect_eq(first.threads, 2);
-  cr_assert_eq(sptx_tune_device_rates(&device, 2, wisdom, &again, NULL), SPTX_CODE_OK);
+  cr_assert_eq(sptx_tune_device_rates(shape.device, &device, 2, wisdom, &again, NULL), SPTX_CODE_OK);
   cr_expect_eq(memcmp(&first, &again, sizeof first), 0);
 }
 
