@@ -235,6 +235,30 @@ static void describe(void *device, int threads, char *text, size_t size) {
   snprintf(text, size, "%s, %s, %d threads", brand, sptx_isa_name(sptx_x86_host_isa()), threads);
 }
 
+static enum sptx_code allocate(void *device, size_t bytes, void **memory, sptx_error *error) {
+  (void)device;
+  *memory = aligned_alloc(LINE, round_to_line(bytes));
+  return *memory ? SPTX_CODE_OK
+                 : sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "not enough memory for a tensor of %zu bytes",
+                             bytes);
+}
+
+static void release(void *device, void *memory) {
+  (void)device;
+  free(memory);
+}
+
+static enum sptx_code copy(void *device, void *to, const void *from, size_t bytes, sptx_error *error) {
+  (void)device, (void)error;
+  memcpy(to, from, bytes);
+  return SPTX_CODE_OK;
+}
+
+static enum sptx_code wait(void *device, sptx_error *error) {
+  (void)device, (void)error;
+  return SPTX_CODE_OK;
+}
+
 const sptx_device_kind sptx_cpu_device = {
     .name = "cpu",
     .open = open_cpu,
@@ -245,4 +269,9 @@ const sptx_device_kind sptx_cpu_device = {
     .info = info,
     .describe = describe,
     .family = SPTX_FAMILY_X86,
+    .allocate = allocate,
+    .release = release,
+    .copy_in = copy,
+    .copy_out = copy,
+    .wait = wait,
 };

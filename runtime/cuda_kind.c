@@ -173,6 +173,35 @@ static void describe(void *device, int threads, char *text, size_t size) {
   snprintf(text, size, "%s, compute capability %d.%d", cuda->name, cuda->major, cuda->minor);
 }
 
+static enum sptx_code allocate(void *device, size_t bytes, void **memory, sptx_error *error) {
+  sptx_cu_pointer pointer = 0;
+  enum sptx_code code = sptx_cuda_alloc(sptx_cuda_kind_device(device), bytes, &pointer, error);
+  *memory = (void *)(uintptr_t)pointer;
+  return code;
+}
+
+static void release(void *device, void *memory) {
+  sptx_cuda_free(sptx_cuda_kind_device(device), (uintptr_t)memory);
+}
+
+static enum sptx_code wait(void *device, sptx_error *error) {
+  return sptx_cuda_stream_synchronize(sptx_cuda_kind_device(device), NULL, error);
+}
+
+static enum sptx_code copy_in(void *device, void *to, const void *from, size_t bytes, sptx_error *error) {
+  SPTX_TRY(wait(device, error));
+  return sptx_cuda_upload(sptx_cuda_kind_device(device), (uintptr_t)to, from, bytes, error);
+}
+
+static enum sptx_code copy_out(void *device, void *to, const void *from, size_t bytes, sptx_error *error) {
+  SPTX_TRY(wait(device, error));
+  return sptx_cuda_download(sptx_cuda_kind_device(device), to, (uintptr_t)from, bytes, error);
+}
+
+static enum sptx_ptx_target target(void *device) {
+  return sptx_cuda_device_target(sptx_cuda_kind_device(device));
+}
+
 const sptx_device_kind sptx_cuda_kind = {
     .name = "cuda",
     .open = open_cuda,
@@ -183,4 +212,10 @@ const sptx_device_kind sptx_cuda_kind = {
     .info = info,
     .describe = describe,
     .family = SPTX_FAMILY_PTX,
+    .allocate = allocate,
+    .release = release,
+    .copy_in = copy_in,
+    .copy_out = copy_out,
+    .wait = wait,
+    .target = target,
 };

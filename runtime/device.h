@@ -55,6 +55,14 @@ typedef struct sptx_device_kind {
   /* What times depend on, for wisdom: model, features and threads, or name and compute capability. */
   void (*describe)(void *device, int threads, char *text, size_t size);
   enum sptx_target_family family; /* of its schedules */
+  /* For SPTX_TUNE: memory that run's tensors may lie in, and copies that wait for what runs have enqueued. */
+  enum sptx_code (*allocate)(void *device, size_t bytes, void **memory, sptx_error *error);
+  void (*release)(void *device, void *memory); /* NULL is allowed */
+  enum sptx_code (*copy_in)(void *device, void *to, const void *from, size_t bytes, sptx_error *error);
+  enum sptx_code (*copy_out)(void *device, void *to, const void *from, size_t bytes, sptx_error *error);
+  enum sptx_code (*wait)(void *device, sptx_error *error); /* for runs without a stream */
+  /* Of the PTX family: what the device can run. */
+  enum sptx_ptx_target (*target)(void *device);
 } sptx_device_kind;
 
 extern const sptx_device_kind sptx_cpu_device, sptx_cuda_kind;

@@ -1,5 +1,5 @@
-/* The in-process search; see in_place.h. Scratch tensors are contiguous or strided as the caller's will be,
- * since strides decide what is fast. */
+/* The in-process search; see in_place.h. Scratch tensors lie on the device, contiguous or strided as the
+ * caller's will be, since strides decide what is fast. */
 #include "runtime/in_place.h"
 
 #include "gen/problem.h"
@@ -23,8 +23,9 @@ typedef struct in_place {
   enum sptx_pass pass;
   sptx_space space;
   void **attentions;   /* one for each schedule; NULL: not tried yet */
-  void *data[TENSORS]; /* as large as the strides reach */
-  void *expected[3];   /* what the default wrote */
+  void *data[TENSORS]; /* on the device, as large as the strides reach */
+  void *expected[3];   /* what the default wrote, in host memory */
+  void *staging;       /* host memory for the largest tensor */
   size_t elements[TENSORS];
 } in_place;
 
@@ -79,14 +80,25 @@ static enum sptx_code no_memory(sptx_error *error) {
                    "sptx-tune on a machine with more memory");
 }
 
+static size_t largest_bytes(const in_place *tuning) {
+  size_t most = 0;
+  for (int t = 0; t < TENSORS; t++)
+    most = bytes_of(tuning, t) > most ? bytes_of(tuning, t) : most;
+  return most;
+}
+
 static enum sptx_code make_tensors(in_place *tuning, sptx_error *error) {
+  const sptx_context *context = tuning->context;
   int used = tuning->pass == SPTX_PASS_BACKWARD ? TENSORS : LSE + 1;
   measure_tensors(tuning);
+  tuning->staging = malloc(largest_bytes(tuning));
+  if (!tuning->staging)
+    return no_memory(error);
   for (int t = 0; t < used; t++) {
-    tuning->data[t] = aligned_alloc(64, (bytes_of(tuning, t) + 63) / 64 * 64);
-    if (!tuning->data[t])
-      return no_memory(error);
-    fill(type_of(tuning, t), tuning->data[t], tuning->elements[t], (uint64_t)t);
+    size_t bytes = bytes_of(tuning, t);
+    SPTX_TRY(context->kind->allocate(context->device, bytes, &tuning->data[t], error));
+    fill(type_of(tuning, t), tuning->staging, tuning->elements[t], (uint64_t)t);
+    SPTX_TRY(context->kind->copy_in(context->device, tuning->data[t], tuning->staging, bytes, error));
   }
   return SPTX_CODE_OK;
 }
@@ -169,16 +181,25 @@ static enum sptx_code create(in_place *tuning, int candidate, sptx_error *error)
 }
 
 /* NaN in every type, so that what a candidate leaves out is seen. */
-static void poison(in_place *tuning) {
+static enum sptx_code poison(in_place *tuning, sptx_error *error) {
+  const sptx_context *context = tuning->context;
   int outputs[3];
+  memset(tuning->staging, 0xff, largest_bytes(tuning));
   for (int k = list_outputs(tuning, outputs) - 1; k >= 0; k--)
-    memset(tuning->data[outputs[k]], 0xff, bytes_of(tuning, outputs[k]));
+    SPTX_TRY(context->kind->copy_in(context->device, tuning->data[outputs[k]], tuning->staging,
+                                    bytes_of(tuning, outputs[k]), error));
+  return SPTX_CODE_OK;
+}
+
+static enum sptx_code fetch(const in_place *tuning, int tensor, void *to, sptx_error *error) {
+  const sptx_context *context = tuning->context;
+  return context->kind->copy_out(context->device, to, tuning->data[tensor], bytes_of(tuning, tensor), error);
 }
 
 /* The default's result is what the others are compared with. */
 static enum sptx_code make_expected(in_place *tuning, sptx_error *error) {
   int outputs[3];
-  poison(tuning);
+  SPTX_TRY(poison(tuning, error));
   SPTX_TRY(run(tuning, tuning->attentions[0], SPTX_PASS_FORWARD, error));
   if (tuning->pass == SPTX_PASS_BACKWARD)
     SPTX_TRY(run(tuning, tuning->attentions[0], SPTX_PASS_BACKWARD, error));
@@ -186,47 +207,51 @@ static enum sptx_code make_expected(in_place *tuning, sptx_error *error) {
     tuning->expected[k] = malloc(bytes_of(tuning, outputs[k]));
     if (!tuning->expected[k])
       return no_memory(error);
-    memcpy(tuning->expected[k], tuning->data[outputs[k]], bytes_of(tuning, outputs[k]));
+    SPTX_TRY(fetch(tuning, outputs[k], tuning->expected[k], error));
   }
   return SPTX_CODE_OK;
 }
 
-/* False, with the reason, when a candidate cannot be made or computes something else than the default. */
-static bool admit(in_place *tuning, int candidate, char reason[160]) {
-  sptx_error error = {0};
+/* Sets the reason when a candidate cannot be made or computes something else than the default. Fails where
+ * the device does: what it computes afterwards says nothing. */
+static enum sptx_code admit(in_place *tuning, int candidate, char reason[160], sptx_error *error) {
+  sptx_error refusal = {0};
   int outputs[3], count = list_outputs(tuning, outputs);
-  poison(tuning);
-  if (create(tuning, candidate, &error) != SPTX_CODE_OK ||
-      run(tuning, tuning->attentions[candidate], tuning->pass, &error) != SPTX_CODE_OK) {
-    snprintf(reason, 160, "%.159s", error.message);
-    return false;
+  SPTX_TRY(poison(tuning, error));
+  if (create(tuning, candidate, &refusal) != SPTX_CODE_OK ||
+      run(tuning, tuning->attentions[candidate], tuning->pass, &refusal) != SPTX_CODE_OK) {
+    snprintf(reason, 160, "%.159s", refusal.message);
+    return SPTX_CODE_OK;
   }
   for (int k = 0; k < count; k++) {
-    double found = difference(type_of(tuning, outputs[k]), tuning->data[outputs[k]], tuning->expected[k],
+    SPTX_TRY(fetch(tuning, outputs[k], tuning->staging, error));
+    double found = difference(type_of(tuning, outputs[k]), tuning->staging, tuning->expected[k],
                               tuning->elements[outputs[k]]);
-    if (!(found <= tolerance(&tuning->request.problem))) {
+    if (!(found <= tolerance(&tuning->request.problem)))
       snprintf(reason, 160, "its result differs from the default's by %.2g, relatively", found);
-      return false;
-    }
   }
-  return true;
+  return SPTX_CODE_OK;
 }
 
 static enum sptx_code measure(void *user, int candidate, double seconds, double *ms, char reason[160],
                               sptx_error *error) {
   in_place *tuning = user;
+  const sptx_context *context = tuning->context;
   double shortest = INFINITY, begin;
   *ms = 0;
-  if (candidate == 0 && !tuning->attentions[0]) {
+  if (!tuning->attentions[candidate] && candidate == 0) {
     SPTX_TRY(create(tuning, 0, error));
     SPTX_TRY(make_expected(tuning, error));
-  } else if (!tuning->attentions[candidate] && !admit(tuning, candidate, reason)) {
-    return SPTX_CODE_OK;
+  } else if (!tuning->attentions[candidate]) {
+    SPTX_TRY(admit(tuning, candidate, reason, error));
+    if (reason[0])
+      return SPTX_CODE_OK;
   }
   begin = sptx_now();
   for (int count = 0; count < FEWEST_SAMPLES || sptx_now() - begin < seconds; count++) {
     double before = sptx_now();
     SPTX_TRY(run(tuning, tuning->attentions[candidate], tuning->pass, error));
+    SPTX_TRY(context->kind->wait(context->device, error));
     shortest = fmin(shortest, sptx_now() - before);
   }
   *ms = 1e3 * shortest;
@@ -279,7 +304,8 @@ static void remember(const in_place *tuning, const sptx_search *found, sptx_wisd
 
 static void clear(in_place *tuning) {
   for (int t = 0; t < TENSORS; t++)
-    free(tuning->data[t]);
+    tuning->context->kind->release(tuning->context->device, tuning->data[t]);
+  free(tuning->staging);
   for (int k = 0; k < 3; k++)
     free(tuning->expected[k]);
   sptx_space_clear(&tuning->space);
@@ -288,17 +314,20 @@ static void clear(in_place *tuning) {
 static enum sptx_code tune_pass(in_place *tuning, double seconds, sptx_wisdom *wisdom, sptx_schedule *best,
                                 bool *found, sptx_error *error) {
   const sptx_request *request = &tuning->request;
+  const sptx_context *context = tuning->context;
   const sptx_space_subject subject = {.problem = &request->problem,
                                       .pass = tuning->pass,
                                       .lists = request->lists,
                                       .class_count = request->class_count,
                                       .class_of_head = request->class_of_head,
-                                      .family = tuning->context->kind->family};
+                                      .family = context->kind->family,
+                                      .ptx = context->kind->target ? context->kind->target(context->device)
+                                                                   : SPTX_PTX_SM80};
   char device[SPTX_WISDOM_TEXT];
   sptx_search result;
   sptx_rates rates; /* of this device, where sptx-tune has measured them */
   bool known = false;
-  tuning->context->kind->describe(tuning->context->device, request->threads, device, sizeof device);
+  context->kind->describe(context->device, request->threads, device, sizeof device);
   if (wisdom)
     sptx_wisdom_find_rates(wisdom, device, &rates, &known);
   SPTX_TRY(sptx_space_make(&subject, known ? &rates : NULL, &tuning->space, error));
@@ -316,10 +345,6 @@ enum sptx_code sptx_tune_in_place(sptx_context *context, sptx_request *request, 
                                   sptx_recalled *recalled, sptx_error *error) {
   const bool wanted[2] = {!request->schedules[0], request->backward && !request->schedules[1]};
   const sptx_cache none = {0};
-  if (context->kind->family != SPTX_FAMILY_X86)
-    return sptx_fail(error, SPTX_CODE_UNSUPPORTED,
-                     "SPTX_TUNE searches on the CPU only; tune this device with sptx-tune, whose wisdom is "
-                     "read without SPTX_TUNE");
   if (!wanted[0] && !wanted[1])
     return SPTX_CODE_OK;
   sptx_wisdom *wisdom = NULL;

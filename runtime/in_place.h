@@ -9,8 +9,9 @@
 
 /* Points request->schedules at the fastest schedule found for each of the passes forward and backward that
  * the request wants and that recall has not found yet, within about `seconds` in all, and files them as
- * wisdom; wisdom that cannot be written costs the next program its speed, no more. CPU only: fails with
- * SPTX_CODE_UNSUPPORTED elsewhere, with SPTX_CODE_OUT_OF_MEMORY, or as the default schedule does. */
+ * wisdom; wisdom that cannot be written costs the next program its speed, no more. Fails with
+ * SPTX_CODE_OUT_OF_MEMORY, SPTX_CODE_DEVICE_MEMORY, as the default schedule does, or with SPTX_CODE_DEVICE
+ * when a candidate's fault takes the GPU's context with it. */
 enum sptx_code sptx_tune_in_place(sptx_context *context, sptx_request *request, double seconds,
                                   sptx_recalled *recalled, sptx_error *error);
 

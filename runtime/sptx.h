@@ -123,7 +123,7 @@ enum {
   SPTX_WITH_DECODE = 2,      /* also prepare sptx_attention_decode */
   SPTX_NONDETERMINISTIC = 4, /* the backward pass may differ from run to run where that is faster */
   SPTX_TUNE = 8              /* where wisdom knows no schedule, search one for forward and backward now,
-                                within tune_seconds, and file it as wisdom; on "cpu" only */
+                                within tune_seconds, and file it as wisdom */
 };
 
 /* One attention shape. struct_size and the initializer keep programs working when fields are added. */

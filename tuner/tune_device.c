@@ -25,7 +25,8 @@ static enum sptx_code describe(void *user, void *result, sptx_error *error) {
     return sptx_fail(error, (enum sptx_code)status, "%s", sptx_last_error(NULL));
   context->kind->describe(context->device, asked->threads, device->text, sizeof device->text);
   device->family = context->kind->family;
-  device->ptx = strstr(device->text, "compute capability 9.0") ? SPTX_PTX_SM90A : SPTX_PTX_SM80;
+  if (device->family == SPTX_FAMILY_PTX)
+    device->ptx = context->kind->target(context->device);
   sptx_context_destroy(context);
   return SPTX_CODE_OK;
 }

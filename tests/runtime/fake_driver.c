@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct fake_state fake;
 
@@ -146,6 +147,11 @@ static unsigned copy_in(sptx_cu_pointer to, const void *from, size_t bytes) {
   memcpy((void *)(uintptr_t)to, from, bytes);
   return 0;
 }
+static unsigned copy_out(void *to, sptx_cu_pointer from, size_t bytes) {
+  FAKE_FAILS;
+  memcpy(to, (const void *)(uintptr_t)from, bytes);
+  return 0;
+}
 static unsigned set_words(sptx_cu_pointer to, unsigned value, size_t count, sptx_cu_stream stream) {
   (void)stream;
   FAKE_FAILS;
@@ -205,6 +211,7 @@ static unsigned stream_destroy(sptx_cu_stream stream) {
 static unsigned stream_synchronize(sptx_cu_stream stream) {
   (void)stream;
   FAKE_FAILS;
+  usleep(fake.wait_us);
   return 0;
 }
 static unsigned event_create(sptx_cu_event *event, unsigned flags) {
@@ -257,6 +264,7 @@ const sptx_cuda_driver fake_driver = {
     .MemAllocFromPoolAsync = pool_alloc,
     .MemFreeAsync = pool_free,
     .MemcpyHtoD = copy_in,
+    .MemcpyDtoH = copy_out,
     .StreamCreate = stream_create,
     .StreamDestroy = stream_destroy,
     .StreamSynchronize = stream_synchronize,

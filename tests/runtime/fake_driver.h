@@ -17,6 +17,7 @@ extern struct fake_state {
   unsigned memory_type; /* of every pointer, and the device it is on */
   int memory_ordinal;
   float elapsed_ms;   /* between any two events */
+  unsigned wait_us;   /* what waiting for a stream takes */
   bool other_kernels; /* launches are not of attention: their parameters are not looked at */
 } fake;
 

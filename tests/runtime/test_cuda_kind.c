@@ -3,6 +3,8 @@
 #include "gen/compile.h"
 #include "runtime/cache.h"
 #include "runtime/cuda_kind.h"
+#include "runtime/in_place.h"
+#include "runtime/wisdom.h"
 #include "tests/runtime/fake_driver.h"
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -133,6 +135,77 @@ Test(cuda_kind, every_call_may_fail_with_the_cache, .timeout = 120) {
 }
 
 /* A kernel that the driver rejects leaves the device usable. */
+/* Tunes the forward of a request in place, for so many seconds. */
+static enum sptx_code tune(const prepared *p, const char *wisdom, double seconds, bool *found,
+                           sptx_error *error) {
+  sptx_context context = {.kind = &sptx_cuda_kind, .wisdom_path = (char *)(uintptr_t)wisdom};
+  sptx_request request = p->request;
+  sptx_recalled recalled;
+  SPTX_TRY(sptx_cuda_kind_open(&fake_driver, 0, &context.device, error));
+  pthread_mutex_init(&context.lock, NULL);
+  enum sptx_code code = sptx_tune_in_place(&context, &request, seconds, &recalled, error);
+  cr_expect(!request.schedules[0] || request.schedules[0] == &recalled.schedules[0]);
+  *found = code == SPTX_CODE_OK && request.schedules[0];
+  pthread_mutex_destroy(&context.lock);
+  sptx_cuda_kind.close(context.device);
+  return code;
+}
+
+static enum sptx_code see_entry(void *user, const sptx_wisdom_entry *entry, sptx_error *error) {
+  (void)error;
+  ++*(int *)user;
+  cr_expect_not_null(strstr(entry->key.device, "fake, compute capability 9.0"), "%s", entry->key.device);
+  cr_expect_not_null(strstr(entry->key.shape, "nondeterministic"), "%s", entry->key.shape);
+  cr_expect(entry->best_ms > 0 && entry->best_ms <= entry->default_ms);
+  return SPTX_CODE_OK;
+}
+
+/* Kernels do nothing here, so all candidates agree; what is tested is the search around them. */
+Test(cuda_kind, tunes_in_place, .timeout = 120) {
+  char directory[] = "/tmp/sptx-test-XXXXXX", path[64];
+  prepared p;
+  sptx_error error = {0};
+  sptx_wisdom *wisdom;
+  bool found;
+  int entries = 0;
+  prepare(&p, NULL);
+  snprintf(path, sizeof path, "%s/wisdom.db", make_cache(directory));
+  fake_reset(-1);
+  cr_assert_eq(tune(&p, path, 2, &found, &error), SPTX_CODE_OK, "%s", error.message);
+  cr_expect_eq(fake.live, 0);
+  cr_expect_eq(fake.depth, 0);
+  cr_expect_gt(fake.launches, 4);
+  cr_assert_eq(sptx_wisdom_open(path, SPTX_WISDOM_READ, &wisdom, NULL), SPTX_CODE_OK);
+  cr_expect_eq(sptx_wisdom_each(wisdom, see_entry, &entries, NULL), SPTX_CODE_OK);
+  cr_expect_eq(entries, 1);
+  sptx_wisdom_close(wisdom);
+  clear(&p);
+  remove_cache(directory);
+}
+
+/* Without time only the default is measured, once, and any of its calls may fail. */
+Test(cuda_kind, every_call_may_fail_while_it_tunes, .timeout = 120) {
+  prepared p;
+  prepare(&p, NULL);
+  for (int n = 0;; n++) {
+    sptx_error error = {0};
+    bool found;
+    cr_assert_lt(n, 300);
+    fake_reset(n);
+    fake.wait_us = 15000; /* longer than half of what a measurement takes */
+    enum sptx_code code = tune(&p, NULL, 0, &found, &error);
+    cr_assert_eq(fake.live, 0, "call %d fails: %d objects leak", n, fake.live);
+    cr_assert_eq(fake.depth, 0, "call %d fails: the caller's context is changed", n);
+    if (fake.calls <= n) {
+      cr_assert_eq(code, SPTX_CODE_OK, "%s", error.message);
+      cr_assert_gt(n, 30);
+      break;
+    }
+    cr_assert_eq(code, SPTX_CODE_DEVICE_MEMORY, "call %d fails and gives %d: %s", n, code, error.message);
+  }
+  clear(&p);
+}
+
 Test(cuda_kind, rejected_kernels) {
   static const struct {
     unsigned result;
