@@ -32,6 +32,12 @@ bool sptx_model_option(sptx_model_options *options, int option, const char *valu
   }
 }
 
+bool sptx_model_about(const sptx_model_options *options, const char *usage) {
+  if (options->help || options->version)
+    fputs(options->help ? usage : "sptx-model " SPTX_VERSION "\n", stdout);
+  return options->help || options->version;
+}
+
 bool sptx_model_number(const sptx_model_options *options, const char *name, const char *text, double low,
                        double *value) {
   char *end;

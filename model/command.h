@@ -40,6 +40,8 @@ enum { SPTX_MODEL_OWN_OPTION = 1000 };
   "  --json             the result as one JSON object\n"                                                     \
   "  --help, --version\n"
 
+/* Prints the help or the version where the command line asks for it; usage is the help. */
+bool sptx_model_about(const sptx_model_options *options, const char *usage);
 /* Reads one of the shared options; false after saying on stderr what is wrong. */
 bool sptx_model_option(sptx_model_options *options, int option, const char *value);
 /* Reads a number from low to 1e15: a whole one, or any. */

@@ -140,8 +140,7 @@ static enum sptx_code run_on(struct command *command, const sptx_config *config,
   return code == SPTX_CODE_OK ? show(command, config, tokens, weights, error) : code;
 }
 
-static enum sptx_code run(struct command *command, sptx_config *config, sptx_error *error) {
-  SPTX_TRY(sptx_command_config(&command->common, command->folder, config, error));
+static enum sptx_code run(void *command, sptx_config *config, sptx_error *error) {
   config->precision = SPTX_F32;
   uint8_t *tokens = calloc((size_t)config->length, 1);
   double *weights = calloc((size_t)config->length, sizeof *weights);
@@ -158,13 +157,5 @@ int sptx_command_attention(int argc, char **argv) {
       .common = {.command = "sptx-model attention"}, .layer = -1, .head = -1, .position = -1};
   if (!parse(argc, argv, &command))
     return SPTX_MODEL_USAGE;
-  if (command.common.help || command.common.version) {
-    fputs(command.common.help ? usage : "sptx-model " SPTX_VERSION "\n", stdout);
-    return EXIT_SUCCESS;
-  }
-  sptx_error error = {SPTX_CODE_OUT_OF_MEMORY, "no memory for a configuration"};
-  sptx_config *config = malloc(sizeof *config);
-  enum sptx_code code = config ? run(&command, config, &error) : error.code;
-  free(config);
-  return code == SPTX_CODE_OK ? EXIT_SUCCESS : sptx_exit_status(command.common.command, &error);
+  return sptx_command_on_run(&command.common, usage, command.folder, run, &command);
 }

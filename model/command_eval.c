@@ -1,9 +1,8 @@
 /* sptx-model eval: bits per byte (or per dimension) of a trained model over a whole file. */
 #include "model/checkpoint.h"
-#include "model/command.h"
+#include "model/command_input.h"
 #include "model/evaluate.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -81,42 +80,31 @@ static enum sptx_code evaluate(struct command *command, const sptx_config *confi
   return code;
 }
 
-static int run(struct command *command) {
-  char path[PATH_MAX], data[SPTX_CONFIG_TEXT + 8];
-  sptx_config *config = malloc(sizeof *config);
+static enum sptx_code run(void *arguments, sptx_config *config, sptx_error *error) {
+  struct command *command = arguments;
   sptx_evaluation evaluation;
-  sptx_error error = {SPTX_CODE_OUT_OF_MEMORY, "no memory for a configuration"};
-  enum sptx_code code = config ? SPTX_CODE_OK : error.code;
-  if (snprintf(path, sizeof path, "%s/config.yaml", command->folder) >= (int)sizeof path ||
-      snprintf(data, sizeof data, "data=%s", command->data) >= (int)sizeof data)
-    code = sptx_fail(&error, SPTX_CODE_INVALID_ARGUMENT, "the path of DIR or FILE is too long");
-  command->common.settings[command->common.setting_count++] = data;
-  if (code == SPTX_CODE_OK)
-    code = sptx_config_read(path, command->common.settings, command->common.setting_count, config, &error);
-  if (code == SPTX_CODE_OK) {
-    config->train_items = config->validation_items = 0; /* the split of another file */
-    code = evaluate(command, config, &evaluation, &error);
-  }
-  free(config);
+  config->train_items = config->validation_items = 0; /* the split of another file */
+  enum sptx_code code = evaluate(command, config, &evaluation, error);
   if (command->terminal)
     fputs("\r\033[K", stderr);
   if (code != SPTX_CODE_OK)
-    return sptx_exit_status(command->common.command, &error);
-  double bits = sptx_evaluation_bits(&evaluation);
+    return code;
   printf(command->common.json ? "{\"bits_per_byte\": %.9g, \"positions\": %ld}\n"
                               : "%.6f bits per byte over %ld positions\n",
-         bits, (long)evaluation.positions);
-  return EXIT_SUCCESS;
+         sptx_evaluation_bits(&evaluation), (long)evaluation.positions);
+  return SPTX_CODE_OK;
 }
 
 int sptx_command_eval(int argc, char **argv) {
+  char data[SPTX_CONFIG_TEXT + 8];
   struct command command = {
       .common = {.command = "sptx-model eval"}, .context = -1, .terminal = isatty(STDERR_FILENO)};
   if (!parse(argc, argv, &command))
     return SPTX_MODEL_USAGE;
-  if (command.common.help || command.common.version) {
-    fputs(command.common.help ? usage : "sptx-model " SPTX_VERSION "\n", stdout);
-    return EXIT_SUCCESS;
+  if (command.data) { /* none where help is asked for */
+    if (snprintf(data, sizeof data, "data=%s", command.data) >= (int)sizeof data)
+      return sptx_complain(command.common.command, "this path is too long", command.data), SPTX_MODEL_USAGE;
+    command.common.settings[command.common.setting_count++] = data;
   }
-  return run(&command);
+  return sptx_command_on_run(&command.common, usage, command.folder, run, &command);
 }

@@ -5,12 +5,25 @@
 #include <limits.h>
 #include <stdlib.h>
 
-enum sptx_code sptx_command_config(const sptx_model_options *options, const char *folder, sptx_config *config,
-                                   sptx_error *error) {
+static enum sptx_code read_config(const sptx_model_options *options, const char *folder, sptx_config *config,
+                                  sptx_error *error) {
   char path[PATH_MAX];
   if (snprintf(path, sizeof path, "%s/config.yaml", folder) >= (int)sizeof path)
     return sptx_fail(error, SPTX_CODE_INVALID_ARGUMENT, "the path of DIR is too long");
   return sptx_config_read(path, options->settings, options->setting_count, config, error);
+}
+
+int sptx_command_on_run(const sptx_model_options *options, const char *usage, const char *folder,
+                        sptx_command_work *work, void *command) {
+  if (sptx_model_about(options, usage))
+    return EXIT_SUCCESS;
+  sptx_error error = {SPTX_CODE_OUT_OF_MEMORY, "no memory for a configuration"};
+  sptx_config *config = malloc(sizeof *config);
+  enum sptx_code code = config ? read_config(options, folder, config, &error) : error.code;
+  if (code == SPTX_CODE_OK)
+    code = work(command, config, &error);
+  free(config);
+  return code == SPTX_CODE_OK ? EXIT_SUCCESS : sptx_exit_status(options->command, &error);
 }
 
 static enum sptx_code read_item(const sptx_data *data, enum sptx_data_part part, const sptx_config *config,

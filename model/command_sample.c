@@ -5,11 +5,11 @@
 #include "model/picture.h"
 #include "model/sample.h"
 #include "patterns/output.h"
+#include "runtime/clock.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static const char usage[] =
@@ -182,16 +182,10 @@ static void report(const struct command *command, const uint8_t *tokens, int64_t
   puts("]}");
 }
 
-static double now(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
 static enum sptx_code draw(struct command *command, const sptx_config *config, sptx_transformer *decoder,
                            uint8_t *tokens, sptx_error *error) {
   int64_t given;
-  double bits, started = now();
+  double bits, started = sptx_now();
   sptx_sampling sampling = {(uint64_t)command->seed, command->temperature, command->top_p};
   SPTX_TRY(begin(command, config, tokens, &given, error));
   SPTX_TRY(sptx_checkpoint_load_weights(command->folder, decoder, error));
@@ -199,14 +193,14 @@ static enum sptx_code draw(struct command *command, const sptx_config *config, s
                                 command, error));
   SPTX_TRY(write_sequence(command, config, tokens, error));
   if (command->common.json)
-    report(command, tokens, given, bits, now() - started);
+    report(command, tokens, given, bits, sptx_now() - started);
   else if (command->streams && isatty(STDOUT_FILENO))
     putchar('\n');
   return SPTX_CODE_OK;
 }
 
-static enum sptx_code run(struct command *command, sptx_config *config, sptx_error *error) {
-  SPTX_TRY(sptx_command_config(&command->common, command->folder, config, error));
+static enum sptx_code run(void *arguments, sptx_config *config, sptx_error *error) {
+  struct command *command = arguments;
   SPTX_TRY(check(command, config, error));
   uint8_t *tokens = calloc((size_t)config->length, 1);
   if (!tokens)
@@ -217,6 +211,8 @@ static enum sptx_code run(struct command *command, sptx_config *config, sptx_err
     code = draw(command, config, decoder, tokens, error);
   sptx_transformer_destroy(decoder);
   free(tokens);
+  if (command->terminal && !command->streams)
+    fputs("\r\033[K", stderr);
   return code;
 }
 
@@ -229,15 +225,5 @@ int sptx_command_sample(int argc, char **argv) {
                             .terminal = isatty(STDERR_FILENO)};
   if (!parse(argc, argv, &command))
     return SPTX_MODEL_USAGE;
-  if (command.common.help || command.common.version) {
-    fputs(command.common.help ? usage : "sptx-model " SPTX_VERSION "\n", stdout);
-    return EXIT_SUCCESS;
-  }
-  sptx_error error = {SPTX_CODE_OUT_OF_MEMORY, "no memory for a configuration"};
-  sptx_config *config = malloc(sizeof *config);
-  enum sptx_code code = config ? run(&command, config, &error) : error.code;
-  free(config);
-  if (command.terminal && !command.streams)
-    fputs("\r\033[K", stderr);
-  return code == SPTX_CODE_OK ? EXIT_SUCCESS : sptx_exit_status(command.common.command, &error);
+  return sptx_command_on_run(&command.common, usage, command.folder, run, &command);
 }

@@ -156,10 +156,8 @@ int sptx_command_train(int argc, char **argv) {
       .common = {.command = "sptx-model train"}, .train.last_step = -1, .terminal = isatty(STDERR_FILENO)};
   if (!parse(argc, argv, &command))
     return SPTX_MODEL_USAGE;
-  if (command.common.help || command.common.version) {
-    fputs(command.common.help ? usage : "sptx-model " SPTX_VERSION "\n", stdout);
+  if (sptx_model_about(&command.common, usage))
     return EXIT_SUCCESS;
-  }
   signal(SIGINT, request_stop);
   signal(SIGTERM, request_stop);
   command.train.stop = &stop_signal;

@@ -1,16 +1,10 @@
 /* Times a square matrix product, doubled in size until it is long enough to time. */
 #include "model/peak.h"
 
-#include <time.h>
+#include "runtime/clock.h"
 
 static const double LONG_ENOUGH = 0.02;
 enum { SMALLEST = 512, LARGEST = 8192, RUNS = 3 };
-
-double sptx_now(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static enum sptx_code time_product(sptx_device *device, sptx_dtype type, int64_t size, void *memory,
                                    double *seconds, sptx_error *error) {

@@ -4,8 +4,6 @@
 
 #include "model/device.h"
 
-/* Monotonic time in seconds. */
-double sptx_now(void);
 /* Floating-point operations a second of a square product of the type, large enough to fill the device (at
  * most 8192); the best of three. Takes about 0.1 s. Fails as allocation and products do. */
 enum sptx_code sptx_measure_peak(sptx_device *device, sptx_dtype type, double *flops_per_second,

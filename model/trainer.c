@@ -8,6 +8,7 @@
 #include "model/nccl.h"
 #include "model/optimizer.h"
 #include "model/peak.h"
+#include "runtime/clock.h"
 
 #include <errno.h>
 #include <limits.h>

@@ -4,6 +4,7 @@
  *   model_kernels [DEVICE [ROWS [WIDTH]]]      cuda:0, 49152 rows (4 sequences of 12,288), width 512 */
 #include "model/device.h"
 #include "model/peak.h"
+#include "runtime/clock.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

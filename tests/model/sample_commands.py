@@ -5,48 +5,11 @@ import json
 import math
 import pathlib
 import struct
-import subprocess
 import sys
 import tempfile
 import wave
 
-PROGRAM, LIBRARY = sys.argv[1], pathlib.Path(sys.argv[2]).resolve()
-SHARED = """layers: 2
-width: 32
-heads: 2
-batch: 1
-steps: 2
-warmup: 1
-learning_rate: 0.01
-threads: 1
-"""
-
-
-def run(*arguments):
-    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, check=False)
-    return done.returncode, done.stdout, done.stderr.decode()
-
-
-def good(*arguments):
-    status, out, said = run(*arguments)
-    assert status == 0, (arguments, status, said)
-    return out
-
-
-def refused(expected, words, *arguments):
-    status, out, said = run(*arguments)
-    assert status == expected and words in said and not out, (arguments, status, said)
-
-
-def train(root, name, text):
-    config = root / f"{name}.yaml"
-    config.write_text(SHARED + text, encoding="utf-8")
-    good("train", config, "--out", root / name)
-    return root / name
-
-
-def pattern(name, **params):
-    return f"pattern: {LIBRARY / name}\npattern_params: {{{', '.join(f'{k}: {v}' for k, v in params.items())}}}\n"
+from command_case import good, pattern, refused, train
 
 
 def png_size(path):
