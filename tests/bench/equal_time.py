@@ -6,8 +6,10 @@ fully. Prints one line for each run and the means as a table for model/RESULTS.m
 
   equal_time.py --train TRAIN.bin --test TEST.bin --seconds 600 [--seeds 3] [--config YAML] [--set KEY=VALUE]...
 
-Run it on a machine that does nothing else."""
+Run it on a machine that does nothing else. Where others use it too, --together runs both patterns at the same time on
+one thread each, and counts the CPU's time instead of the wall's, which it equals where the machine is free."""
 import argparse
+import concurrent.futures
 import csv
 import json
 import math
@@ -32,20 +34,28 @@ def parse():
     parser.add_argument("--config", default=str(ROOT / "model/configs/cifar10-small.yaml"))
     parser.add_argument("--program", default=str(ROOT / "build/model/sptx-model"))
     parser.add_argument("--set", action="append", default=[], dest="settings", help="for both patterns")
+    parser.add_argument("--together", action="store_true", help="both patterns at once, on one thread each; CPU time")
     parser.add_argument("--json", help="also write all numbers to this file")
     return parser.parse_args()
 
 
 def run(arguments):
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(arguments)}\n{done.stderr}")
-    return done.stdout
+    """What it prints, and the CPU seconds it took."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(arguments, stdout=out, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        said.seek(0)
+        if process.returncode:
+            sys.exit(f"{' '.join(arguments)}\n{said.read()}")
+        return out.read(), usage.ru_utime + usage.ru_stime
 
 
 def settings(options, name, seed, extra):
     own = [f"data={options.train}", f"pattern={ROOT / 'patterns/library' / (name + '.yaml')}", f"seed={seed}",
            "validation_items=0", "evaluate_every=0", "save_every=1000000000", "keep=1"]
+    own += ["threads=1"] if options.together else []
     return [word for setting in own + PATTERNS[name] + options.settings + extra for word in ("--set", setting)]
 
 
@@ -63,21 +73,27 @@ def metrics(folder):
 
 
 def seconds_per_step(options, name, folder):
-    """Without the first step, which waits for memory and caches."""
-    run([options.program, "train", options.config, "--out", folder, "--seconds", str(options.calibrate),
-         *settings(options, name, 1, ["log_every=1"])])
+    """Without the start and the first step, which wait for memory and caches."""
+    def begin(out, length):
+        return run([options.program, "train", options.config, "--out", out, *length,
+                    *settings(options, name, 1, ["log_every=1"])])[1]
+
+    first = begin(folder + "-first", ["--steps", "1"]) if options.together else 0
+    all_steps = begin(folder, ["--seconds", str(options.calibrate)])
     rows = metrics(folder)
     if len(rows) < 3:
         sys.exit(f"{name}: only {len(rows)} steps in {options.calibrate} seconds; give --calibrate more")
-    return (rows[-1]["seconds"] - rows[0]["seconds"]) / (rows[-1]["step"] - rows[0]["step"])
+    spent = all_steps - first if options.together else rows[-1]["seconds"] - rows[0]["seconds"]
+    return spent / (rows[-1]["step"] - rows[0]["step"])
 
 
 def train(options, name, seed, steps, folder):
-    run([options.program, "train", options.config, "--out", folder, "--steps", str(steps),
-         *settings(options, name, seed, [f"steps={steps}", f"warmup={max(1, steps // 20)}"])])
-    result = json.loads(run([options.program, "eval", folder, "--data", options.test, "--json"]))
+    _, spent = run([options.program, "train", options.config, "--out", folder, "--steps", str(steps),
+                    *settings(options, name, seed, [f"steps={steps}", f"warmup={max(1, steps // 20)}"])])
+    result = json.loads(run([options.program, "eval", folder, "--data", options.test, "--json"])[0])
     rows = metrics(folder)
-    return {"pattern": name, "seed": seed, "steps": steps, "seconds": rows[-1]["seconds"],
+    seconds = spent if options.together else rows[-1]["seconds"]
+    return {"pattern": name, "seed": seed, "steps": steps, "seconds": seconds,
             "train_bits": rows[-1]["bits"], "test_bits": result["bits_per_byte"]}
 
 
@@ -88,8 +104,9 @@ def mean_and_deviation(values):
 
 
 def report(options, title, runs):
-    print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.seconds:.0f} s for each "
-          f"run, {options.seeds} seeds, {title} {' '.join(options.settings)}\n")
+    clock = "CPU seconds of one thread" if options.together else "s"
+    print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.seconds:.0f} {clock} for "
+          f"each run, {options.seeds} seeds, {title} {' '.join(options.settings)}\n")
     print("| pattern | steps | seconds | bits per dimension, test | deviation |\n| --- | --- | --- | --- | --- |")
     for name in PATTERNS:
         own = [one for one in runs if one["pattern"] == name]
@@ -98,21 +115,31 @@ def report(options, title, runs):
         print(f"| {name} | {own[0]['steps']} | {seconds:.0f} | {bits:.4f} | {deviation:.4f} |")
 
 
+def measure(options, scratch, pool):
+    """Of both patterns, in turns or, with --together, at the same time."""
+    def each(work):
+        return list(pool.map(work, PATTERNS))
+
+    def count_steps(name):
+        step = seconds_per_step(options, name, os.path.join(scratch, "calibrate-" + name))
+        steps = max(2, int(options.seconds / step))
+        print(f"{name}: {1e3 * step:.1f} ms a step, {steps} steps", flush=True)
+        return steps
+
+    steps, runs = dict(zip(PATTERNS, each(count_steps))), []
+    for seed in range(1, options.seeds + 1):
+        for one in each(lambda name: train(options, name, seed, steps[name], os.path.join(scratch, f"{name}-{seed}"))):
+            runs.append(one)
+            print(json.dumps(one), flush=True)
+    return runs
+
+
 def main():
     options = parse()
-    runs = []
     with tempfile.TemporaryDirectory() as scratch:
-        title, options.config = pathlib.Path(options.config).name, without_pattern(options, scratch)
-        steps = {}
-        for name in PATTERNS:
-            step = seconds_per_step(options, name, os.path.join(scratch, "calibrate-" + name))
-            steps[name] = max(2, int(options.seconds / step))
-            print(f"{name}: {1e3 * step:.1f} ms a step, {steps[name]} steps", flush=True)
-        for seed in range(1, options.seeds + 1):
-            for name in PATTERNS:
-                one = train(options, name, seed, steps[name], os.path.join(scratch, f"{name}-{seed}"))
-                runs.append(one)
-                print(json.dumps(one), flush=True)
+        with concurrent.futures.ThreadPoolExecutor(len(PATTERNS) if options.together else 1) as pool:
+            title, options.config = pathlib.Path(options.config).name, without_pattern(options, scratch)
+            runs = measure(options, scratch, pool)
     report(options, title, runs)
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
