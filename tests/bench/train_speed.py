@@ -2,8 +2,9 @@
 """Training time of sptx-model against the same model in PyTorch (dense causal scaled_dot_product_attention, fused
 AdamW), both on the CPU with the same number of threads, the same first weights and the same data.
 
-Runs alternate, because machines drift; the figure is the ratio of medians. With --curves N both also train N steps,
-sptx-model on the dense pattern, and their losses are printed side by side. Needs PyTorch.
+Runs alternate, because machines drift; the figure is the ratio of medians. On a machine that others use too, the CPU's
+time with --threads 1 is the surer one: several threads spin while they wait for each other. With --curves N both also
+train N steps, sptx-model on the dense pattern, and their losses are printed side by side. Needs PyTorch.
 
 Example: train_speed.py build/model/sptx-model model/configs/enwik8-small.yaml --set data=enwik8"""
 import argparse
@@ -93,15 +94,23 @@ def time_torch(trainer, steps):
 
 
 def compare_speed(options, folder, trainer):
-    ours, theirs = [], []
+    ours, theirs, our_cpu, their_cpu = [], [], [], []
+    _, start = run_sptx(options, folder / "first", 1)
     for turn in range(options.rounds):
-        ours += seconds_of(run_sptx(options, folder / f"run{turn}", options.steps)[0])
-        theirs += time_torch(trainer, options.steps)[0]
-    a, b = statistics.median(ours), statistics.median(theirs)
+        rows, spent = run_sptx(options, folder / f"run{turn}", options.steps)
+        ours += seconds_of(rows)
+        our_cpu.append((spent - start) / (options.steps - 1))
+        seconds, spent = time_torch(trainer, options.steps)
+        theirs += seconds
+        their_cpu.append(spent)
     tokens = trainer.config["batch"] * trainer.config["length"]
-    print(f"sptx-model {a * 1e3:9.1f} ms a step, {tokens / a:8.0f} tokens/s (fastest {min(ours) * 1e3:.1f} ms)")
-    print(f"PyTorch    {b * 1e3:9.1f} ms a step, {tokens / b:8.0f} tokens/s (fastest {min(theirs) * 1e3:.1f} ms)")
-    print(f"ratio      {b / a:9.2f} (of the fastest steps {min(theirs) / min(ours):.2f})")
+    for clock, a, b in ("wall", ours, theirs), ("CPU", our_cpu, their_cpu):
+        for name, seconds in ("sptx-model", a), ("PyTorch", b):
+            step = statistics.median(seconds)
+            print(f"{clock:5} {name:10} {step * 1e3:9.1f} ms a step, {tokens / step:8.0f} tokens/s (fastest "
+                  f"{min(seconds) * 1e3:.1f} ms)")
+        print(f"{clock:5} {'ratio':10} {statistics.median(b) / statistics.median(a):9.2f} (of the fastest "
+              f"{min(b) / min(a):.2f})")
 
 
 def write_dense(folder):
