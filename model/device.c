@@ -16,6 +16,13 @@ enum sptx_code sptx_device_create(const char *name, int threads, sptx_device **d
                    name);
 }
 
+void sptx_device_choose(char *name, size_t size, int local_rank) {
+  char rest;
+  unsigned first;
+  if (sscanf(name, "cuda:%4u%c", &first, &rest) == 1)
+    snprintf(name, size, "cuda:%u", first + (unsigned)local_rank);
+}
+
 void sptx_device_destroy(sptx_device *device) {
   if (device)
     device->ops->destroy(device);

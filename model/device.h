@@ -66,6 +66,9 @@ enum sptx_code sptx_device_create_cuda(int ordinal, sptx_device **device, sptx_e
 /* name: "cpu" or "cuda:N". Fails: SPTX_CODE_INVALID_ARGUMENT, SPTX_CODE_NO_DEVICE. */
 enum sptx_code sptx_device_create(const char *name, int threads, sptx_device **device, sptx_error *error);
 void sptx_device_destroy(sptx_device *device); /* NULL is allowed */
+/* One process a device: of the processes of a machine, number local_rank takes the GPU that many places after
+ * the named one. name (size bytes) becomes its name; any other stays. */
+void sptx_device_choose(char *name, size_t size, int local_rank);
 
 static inline size_t sptx_dtype_size(sptx_dtype type) {
   return type == SPTX_F32 ? 4 : 2;

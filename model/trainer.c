@@ -143,16 +143,6 @@ static enum sptx_code write_config(const struct trainer *trainer, sptx_error *er
   return sptx_config_write(&trainer->config, path, error);
 }
 
-/* One process a device: of the processes of a machine, number k takes the GPU k places after the configured
- * one. */
-static void choose_device(struct trainer *trainer) {
-  char *device = trainer->config.device, rest;
-  unsigned first;
-  if (sscanf(device, "cuda:%4u%c", &first, &rest) == 1)
-    snprintf(device, sizeof trainer->config.device, "cuda:%u",
-             first + (unsigned)trainer->communicator->local_rank);
-}
-
 static enum sptx_code connect_devices(struct trainer *trainer, sptx_error *error) {
   const sptx_device *device = trainer->transformer->device;
   if (!device->driver || trainer->communicator->size == 1)
@@ -169,7 +159,8 @@ static enum sptx_code begin(struct trainer *trainer, sptx_error *error) {
   const sptx_config *config = &trainer->config;
   SPTX_TRY(sptx_data_open(config, &trainer->data, error));
   SPTX_TRY(check_data(trainer, error));
-  choose_device(trainer);
+  sptx_device_choose(trainer->config.device, sizeof trainer->config.device,
+                     trainer->communicator->local_rank);
   SPTX_TRY(sptx_transformer_create(config, SPTX_TRANSFORMER_TRAIN, 0, &trainer->transformer, error));
   SPTX_TRY(connect_devices(trainer, error));
   SPTX_TRY(sptx_optimizer_create(trainer->transformer, &trainer->optimizer, error));

@@ -3,6 +3,7 @@
  * is present, our declarations are compared with it. */
 #include "model/communicator.h"
 
+#include "model/device.h"
 #include "model/nccl.h"
 
 #include <criterion/criterion.h>
@@ -298,6 +299,24 @@ Test(model_communicator, a_run_that_fails_within_a_step_waits_for_nothing) {
   sptx_communicator_destroy(communicator);
   cr_expect(strstr(fake.record, "abort comm; ") && !strstr(fake.record, "destroy"), "%s", fake.record);
   cr_expect_eq(fake.live, 0);
+}
+
+Test(model_communicator, each_process_of_a_machine_has_its_own_gpu) {
+  static const struct {
+    const char *configured, *first, *third;
+  } CASES[] = {{"cuda:0", "cuda:0", "cuda:2"},
+               {"cuda:3", "cuda:3", "cuda:5"},
+               {"cpu", "cpu", "cpu"},
+               {"cuda:x", "cuda:x", "cuda:x"}}; /* refused when it is opened */
+  for (size_t k = 0; k < sizeof CASES / sizeof *CASES; k++) {
+    char first[16], third[16];
+    strcpy(first, CASES[k].configured);
+    strcpy(third, CASES[k].configured);
+    sptx_device_choose(first, sizeof first, 0);
+    sptx_device_choose(third, sizeof third, 2);
+    cr_expect_str_eq(first, CASES[k].first);
+    cr_expect_str_eq(third, CASES[k].third);
+  }
 }
 
 /* The library as the test wants it: absent, or without one function. */
