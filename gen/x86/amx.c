@@ -5,13 +5,6 @@
 
 enum { TILE = 16, DEPTH = 32, BLOCK = 8 };
 
-bool sptx_x86_uses_amx(const sptx_x86_shape *shape) {
-  const sptx_x86_schedule *schedule = &shape->schedule;
-  return schedule->isa == SPTX_ISA_AMX && shape->element == SPTX_ELEMENT_BF16 &&
-         shape->family == SPTX_X86_FORWARD && schedule->query_tile % DEPTH == 0 &&
-         schedule->key_tile % DEPTH == 0;
-}
-
 static int64_t round_up(int64_t value, int64_t step) {
   return (value + step - 1) / step * step;
 }
@@ -69,60 +62,6 @@ void sptx_x86_amx_configure(sptx_x86_emitter *e) {
 
 void sptx_x86_amx_release(sptx_x86_emitter *e) {
   sptx_ir_intrinsic(&e->ir, "llvm.x86.tilerelease", NULL, NULL, 0);
-}
-
-/* Two rows of floats as interleaved bfloat16: the first in the low halves. */
-static LLVMValueRef interleave(sptx_x86_emitter *e, LLVMValueRef low, LLVMValueRef high) {
-  sptx_ir *ir = &e->ir;
-  LLVMTypeRef halves = LLVMVectorType(ir->bf16, e->lanes), shorts = LLVMVectorType(ir->i16, e->lanes);
-  LLVMTypeRef words = LLVMVectorType(ir->i32, e->lanes);
-  LLVMValueRef part[] = {low, high};
-  for (int k = 0; k < 2; k++) {
-    part[k] = LLVMBuildFPTrunc(ir->builder, part[k], halves, "");
-    part[k] = LLVMBuildZExt(ir->builder, LLVMBuildBitCast(ir->builder, part[k], shorts, ""), words, "");
-  }
-  LLVMValueRef sixteen = sptx_ir_splat(ir, sptx_ir_i32(ir, 16), e->lanes);
-  return LLVMBuildOr(ir->builder, part[0], LLVMBuildShl(ir->builder, part[1], sixteen, ""), "");
-}
-
-/* target[row / 2][lane] = rows row and row + 1 of a [row][query] tile of floats, for rows of 0 .. end. */
-static void interleave_rows(sptx_x86_emitter *e, LLVMValueRef source, LLVMValueRef target, LLVMValueRef begin,
-                            LLVMValueRef end) {
-  sptx_ir *ir = &e->ir;
-  int64_t row_bytes = (int64_t)e->query_tile * 4;
-  sptx_ir_loop rows, lanes;
-  sptx_ir_loop_begin(ir, &rows, begin, end, constant(e, 2), false, NULL, 0);
-  LLVMValueRef from = scaled(e, source, rows.index, row_bytes),
-               to = scaled(e, target, rows.index, row_bytes / 2);
-  sptx_ir_loop_begin(ir, &lanes, constant(e, 0), constant(e, row_bytes), constant(e, e->lanes * 4), true,
-                     NULL, 0);
-  LLVMValueRef low = sptx_ir_load(ir, e->vector, sptx_ir_at(ir, from, lanes.index), 64);
-  LLVMValueRef high =
-      sptx_ir_load(ir, e->vector, sptx_ir_at(ir, sptx_ir_at_constant(ir, from, row_bytes), lanes.index), 64);
-  sptx_ir_store(ir, interleave(e, low, high), sptx_ir_at(ir, to, lanes.index), 64);
-  sptx_ir_loop_end(ir, &lanes);
-  sptx_ir_loop_end(ir, &rows);
-}
-
-static void clear(sptx_x86_emitter *e, LLVMValueRef base, LLVMValueRef begin, LLVMValueRef end) {
-  sptx_ir *ir = &e->ir;
-  sptx_ir_loop loop;
-  sptx_ir_loop_begin(ir, &loop, begin, end, constant(e, e->lanes * 4), false, NULL, 0);
-  sptx_ir_store(ir, LLVMConstNull(e->vector), sptx_ir_at(ir, base, loop.index), 64);
-  sptx_ir_loop_end(ir, &loop);
-}
-
-void sptx_x86_amx_queries(sptx_x86_emitter *e) {
-  int64_t row_bytes = (int64_t)e->query_tile * 2;
-  LLVMValueRef target = sptx_x86_scratch(e, e->layout.amx_q);
-  interleave_rows(e, sptx_x86_scratch(e, e->layout.q), target, constant(e, 0), constant(e, e->dim));
-  clear(e, target, constant(e, e->dim * row_bytes), constant(e, depth_of(e) * row_bytes));
-}
-
-LLVMValueRef sptx_x86_amx_padded(sptx_x86_emitter *e, LLVMValueRef count) {
-  sptx_ir *ir = &e->ir;
-  LLVMValueRef up = sptx_ir_add(ir, count, constant(e, DEPTH - 1));
-  return sptx_ir_mul(ir, sptx_ir_div(ir, up, constant(e, DEPTH)), constant(e, DEPTH));
 }
 
 /* void amx_keys(rows, count, target): rows as they are, padded to whole tiles with zeros. */
@@ -248,25 +187,20 @@ void sptx_x86_amx_emit_functions(sptx_x86_emitter *e, sptx_x86_amx *amx) {
 }
 
 void sptx_x86_amx_scores(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef count) {
-  LLVMValueRef padded = sptx_x86_amx_padded(e, count), keys = sptx_x86_scratch(e, e->layout.amx_k);
+  LLVMValueRef padded = sptx_x86_pairs_padded(e, count), keys = sptx_x86_scratch(e, e->layout.amx_keys);
   LLVMValueRef rows[] = {sptx_x86_scratch(e, e->layout.key_row), padded, keys};
   sptx_x86_call(e, amx->keys, rows, 3);
   LLVMValueRef values[] = {sptx_x86_scratch(e, e->layout.value_row), padded,
-                           sptx_x86_scratch(e, e->layout.amx_v)};
+                           sptx_x86_scratch(e, e->layout.amx_values)};
   sptx_x86_call(e, amx->values, values, 3);
-  LLVMValueRef product[] = {keys, sptx_x86_scratch(e, e->layout.amx_q), sptx_x86_scratch(e, e->layout.scores),
-                            padded};
+  LLVMValueRef product[] = {keys, sptx_x86_scratch(e, e->layout.q_pairs),
+                            sptx_x86_scratch(e, e->layout.scores), padded};
   sptx_x86_call(e, amx->scores, product, 4);
 }
 
 void sptx_x86_amx_output(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef count) {
-  int64_t row_bytes = (int64_t)e->query_tile * 4;
-  LLVMValueRef padded = sptx_x86_amx_padded(e, count), scores = sptx_x86_scratch(e, e->layout.scores);
-  LLVMValueRef weights = sptx_x86_scratch(e, e->layout.amx_p);
-  clear(e, scores, sptx_ir_mul(&e->ir, count, constant(e, row_bytes)),
-        sptx_ir_mul(&e->ir, padded, constant(e, row_bytes)));
-  interleave_rows(e, scores, weights, constant(e, 0), padded);
-  LLVMValueRef product[] = {sptx_x86_scratch(e, e->layout.amx_v), weights,
-                            sptx_x86_scratch(e, e->layout.output), padded};
+  LLVMValueRef product[] = {sptx_x86_scratch(e, e->layout.amx_values),
+                            sptx_x86_scratch(e, e->layout.weight_pairs),
+                            sptx_x86_scratch(e, e->layout.output), sptx_x86_pairs_padded(e, count)};
   sptx_x86_call(e, amx->output, product, 4);
 }

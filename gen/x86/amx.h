@@ -2,7 +2,7 @@
 #ifndef SPTX_GEN_X86_AMX_H
 #define SPTX_GEN_X86_AMX_H
 
-#include "gen/x86/emit.h"
+#include "gen/x86/pairs.h"
 
 typedef struct sptx_x86_amx {
   LLVMValueRef keys, values, scores, output; /* emitted functions */
@@ -12,12 +12,9 @@ void sptx_x86_amx_emit_functions(sptx_x86_emitter *e, sptx_x86_amx *amx);
 /* Around all else in the exported function. */
 void sptx_x86_amx_configure(sptx_x86_emitter *e);
 void sptx_x86_amx_release(sptx_x86_emitter *e);
-/* Packed q (not scaled: bfloat16 holds it exactly) to pairs of rows. */
-void sptx_x86_amx_queries(sptx_x86_emitter *e);
-/* count rounded up to whole tiles: as many rows must stand in the tables of K and V. */
-LLVMValueRef sptx_x86_amx_padded(sptx_x86_emitter *e, LLVMValueRef count);
-/* The scores, not scaled, from the rows of K; V is transposed on the way. */
+/* The scores, not scaled, from the rows of K and q's pairs; V is transposed on the way. */
 void sptx_x86_amx_scores(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef count);
+/* O^T += V^T P^T, from P's pairs. */
 void sptx_x86_amx_output(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef count);
 
 #endif

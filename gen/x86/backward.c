@@ -5,13 +5,18 @@
  *
  * With the final log-sum-exp, P = exp(S - lse); dP = dO V^T; dS = P * (dP - D), D = rowsum(dO * O) (Dao et
  * al. 2022, appendix B). For each tile: S^T = K Q^T, dP^T = V dO^T, then dV += P^T dO, dK += dS^T Q and
- * dQ^T += K^T dS^T. The scale is folded into dO^T and D. */
+ * dQ^T += K^T dS^T. The scale is folded into dO^T and D. In bfloat16 (AVX-512 BF16) it is applied to dP, so
+ * that dO stays exact; P and dS are rounded, sums are float32. */
 #include "gen/x86/forward.h"
+
+#include "gen/x86/pairs.h"
 
 #include <math.h>
 
 typedef struct sptx_backward_functions {
-  LLVMValueRef scores, d_query, d_query_rest, finite, careful, careful_rows, unpack;
+  LLVMValueRef scores, d_query, d_query_rest, unpack;
+  LLVMValueRef finite_keys, finite_queries, careful, careful_rows;
+  sptx_x86_pairs pairs;
   LLVMValueRef key_products[3]; /* along the dims: whole groups, the rest of the vectors, the last 8 floats */
   int key_offset[3], key_product_count;
 } sptx_backward_functions;
@@ -20,11 +25,13 @@ typedef struct sptx_backward_functions {
 static void emit_key_products(sptx_x86_emitter *e, sptx_backward_functions *f) {
   int vectors = e->lanes == 16 ? 4 : 2, whole = e->dim / ((int)e->lanes * vectors), offset = 0;
   int rest = e->dim / (int)e->lanes % vectors, last = e->dim % (int)e->lanes;
+  bool pairs = e->products == SPTX_X86_PAIRS;
   sptx_x86_product product = {.rows = e->rows % 6 == 0 ? 6 : 4,
                               .lanes = e->lanes,
-                              .a_stride = e->query_tile * 4,
+                              .a_stride = e->query_tile * (pairs ? 2 : 4),
                               .b_stride = e->dim * 4,
-                              .accumulate = true};
+                              .accumulate = true,
+                              .pairs = pairs};
   const struct {
     const char *name;
     int vectors, groups;
@@ -53,16 +60,23 @@ static void emit_functions(sptx_x86_emitter *e, sptx_backward_functions *f) {
                               .groups = groups,
                               .lanes = e->lanes,
                               .b_stride = tile_bytes,
-                              .c_stride = tile_bytes};
+                              .c_stride = tile_bytes,
+                              .pairs = e->products == SPTX_X86_PAIRS};
   f->scores = sptx_x86_emit_product(e, &product);
   product.name = "d_query";
   product.a_by_k = product.accumulate = true;
+  product.a_stride = product.pairs ? e->dim * 4 : 0;
   f->d_query = sptx_x86_emit_product(e, &product);
   product.name = "d_query_rest";
   product.rows = 4;
   f->d_query_rest = sptx_x86_main_rows(e) < e->dim ? sptx_x86_emit_product(e, &product) : NULL;
   emit_key_products(e, f);
-  f->finite = sptx_x86_emit_finite(e);
+  f->finite_queries = sptx_x86_emit_finite(e, SPTX_ELEMENT_F32);
+  f->finite_keys = product.pairs ? sptx_x86_emit_finite(e, e->shape->element) : f->finite_queries;
+  if (product.pairs) {
+    sptx_x86_emit_pair_rows(e);
+    sptx_x86_pairs_emit_functions(e, &f->pairs);
+  }
   f->careful = sptx_x86_emit_careful(e);
   f->careful_rows = sptx_x86_emit_careful_rows(e);
   f->unpack = sptx_x86_emit_unpack(e, SPTX_ELEMENT_F32);
@@ -89,6 +103,7 @@ typedef struct sptx_backward {
   sptx_x86_item item;
   LLVMValueRef chunk, key_begin, key_end;
   LLVMValueRef d_key_base, d_value_base;
+  LLVMValueRef factor, scale; /* vectors: what is left to do to S and dP; NULL: nothing */
 } sptx_backward;
 
 /* lse in powers of two and D, lane by lane. A lane without a query, or whose query attends to nothing, gets
@@ -161,22 +176,42 @@ static void fill_ones(sptx_x86_emitter *e, int64_t table) {
                   sptx_x86_scratch(e, table + 4 * lane), 32);
 }
 
+/* Q or dO: transposed, and natural copies as float32. */
+static void load_rows(sptx_backward *b, LLVMValueRef factor, int64_t table, int64_t packed, int64_t copies) {
+  sptx_x86_emitter *e = b->e;
+  LLVMValueRef rows = sptx_x86_scratch(e, table), tile = sptx_ir_i64(&e->ir, e->query_tile);
+  sptx_x86_pack(e, rows, factor, packed, sptx_ir_i64(&e->ir, 0), e->query_tile);
+  sptx_x86_call(e, e->copy_rows, (LLVMValueRef[]){rows, tile, sptx_x86_scratch(e, copies)}, 3);
+}
+
+/* The same in pairs; the float32 copies are for tiles that are not finite. */
+static void load_pairs(sptx_backward *b) {
+  sptx_x86_emitter *e = b->e;
+  const sptx_x86_layout *l = &e->layout;
+  LLVMValueRef one = sptx_ir_f32(&e->ir, 1), tile = sptx_ir_i64(&e->ir, e->query_tile);
+  sptx_x86_pairs_rows(e, l->query_row, tile, l->query_pairs);
+  sptx_x86_pairs_rows(e, l->d_output_row, tile, l->d_output_pairs);
+  load_rows(b, one, l->query_row, l->q, l->queries);
+  load_rows(b, one, l->d_output_row, l->d_o, l->d_outputs);
+  sptx_x86_pairs_dims(e, &b->f->pairs, l->q, l->q_pairs);
+  sptx_x86_pairs_dims(e, &b->f->pairs, l->d_o, l->d_o_pairs);
+}
+
 /* Everything about the tile's queries: transposed and natural copies, statistics, an empty dQ^T. */
 static void load_queries(sptx_backward *b) {
   sptx_x86_emitter *e = b->e;
   sptx_ir *ir = &e->ir;
-  LLVMValueRef scale = sptx_x86_arg(e, offsetof(sptx_x86_args, scale), ir->f32),
-               tile = sptx_ir_i64(ir, e->query_tile);
+  LLVMValueRef scale = sptx_x86_arg(e, offsetof(sptx_x86_args, scale), ir->f32);
   query_rows(b);
   load_statistics(b);
   sptx_x86_guard_rows(e, LLVMConstInt(ir->i1, 1, false), b->item.first, b->item.queries.begin,
                       b->item.queries.end);
-  LLVMValueRef rows = sptx_x86_scratch(e, e->layout.query_row);
-  sptx_x86_pack(e, rows, sptx_x86_query_factor(e), e->layout.q, sptx_ir_i64(ir, 0), e->query_tile);
-  sptx_x86_call(e, e->copy_rows, (LLVMValueRef[]){rows, tile, sptx_x86_scratch(e, e->layout.queries)}, 3);
-  rows = sptx_x86_scratch(e, e->layout.d_output_row);
-  sptx_x86_pack(e, rows, scale, e->layout.d_o, sptx_ir_i64(ir, 0), e->query_tile);
-  sptx_x86_call(e, e->copy_rows, (LLVMValueRef[]){rows, tile, sptx_x86_scratch(e, e->layout.d_outputs)}, 3);
+  if (e->products == SPTX_X86_PAIRS) {
+    load_pairs(b);
+  } else {
+    load_rows(b, sptx_x86_query_factor(e), e->layout.query_row, e->layout.q, e->layout.queries);
+    load_rows(b, scale, e->layout.d_output_row, e->layout.d_o, e->layout.d_outputs);
+  }
   sptx_ir_loop loop;
   sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, (int64_t)e->dim * e->query_tile * 4),
                      sptx_ir_i64(ir, e->lanes * 4), true, NULL, 0);
@@ -198,9 +233,14 @@ static void emit_pair_vector(sptx_backward *b, const sptx_x86_mask *mask, LLVMVa
   LLVMValueRef p_cell = tile_row(e, e->layout.scores, key, vector), tangent = NULL;
   LLVMValueRef d_cell = tile_row(e, e->layout.d_scores, key, vector);
   LLVMValueRef score = sptx_ir_load(ir, e->vector, p_cell, 32);
+  if (b->factor)
+    score = sptx_ir_fmul(ir, score, b->factor);
   score = sptx_x86_adjust(e, score, mask, vector, &tangent);
   LLVMValueRef p = sptx_x86_exp2(e, sptx_ir_fsub(ir, score, lse));
-  LLVMValueRef d_s = sptx_ir_fmul(ir, p, sptx_ir_fsub(ir, sptx_ir_load(ir, e->vector, d_cell, 32), delta));
+  LLVMValueRef d_p = sptx_ir_load(ir, e->vector, d_cell, 32);
+  LLVMValueRef change = b->scale ? sptx_ir_fma(ir, d_p, b->scale, LLVMBuildFNeg(ir->builder, delta, ""))
+                                 : sptx_ir_fsub(ir, d_p, delta);
+  LLVMValueRef d_s = sptx_ir_fmul(ir, p, change);
   if (tangent) {
     LLVMValueRef one = sptx_ir_splat(ir, sptx_ir_f32(ir, 1), e->lanes);
     d_s = sptx_ir_fmul(ir, d_s, sptx_ir_fma(ir, LLVMBuildFNeg(ir->builder, tangent, ""), tangent, one));
@@ -219,6 +259,11 @@ static void emit_pairs(sptx_backward *b, const sptx_x86_key_walk *walk, bool mas
   sptx_x86_emitter *e = b->e;
   sptx_ir *ir = &e->ir;
   sptx_ir_loop groups, keys;
+  if (e->products == SPTX_X86_PAIRS) {
+    LLVMValueRef scale = sptx_x86_arg(e, offsetof(sptx_x86_args, scale), ir->f32);
+    b->factor = sptx_ir_splat(ir, sptx_x86_query_factor(e), e->lanes);
+    b->scale = sptx_ir_splat(ir, scale, e->lanes);
+  }
   sptx_ir_loop_begin(ir, &groups, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, e->query_tile / (int)e->lanes),
                      sptx_ir_i64(ir, e->vectors), true, NULL, 0);
   LLVMValueRef lse[8], delta[8], vector[8];
@@ -236,77 +281,110 @@ static void emit_pairs(sptx_backward *b, const sptx_x86_key_walk *walk, bool mas
   sptx_ir_loop_end(ir, &groups);
 }
 
-/* Rows that pad the tile to whole register blocks repeat its last key: their P and dS become 0. */
-static void clear_padding(sptx_x86_emitter *e, const sptx_x86_key_walk *walk) {
-  sptx_ir *ir = &e->ir;
-  int64_t row = (int64_t)e->query_tile * 4;
-  LLVMValueRef begin = sptx_ir_mul(ir, walk->count, sptx_ir_i64(ir, row));
-  LLVMValueRef end = sptx_ir_add(ir, begin, sptx_ir_i64(ir, row * e->rows));
-  sptx_ir_loop loop;
-  sptx_ir_loop_begin(ir, &loop, begin, end, sptx_ir_i64(ir, e->lanes * 4), true, NULL, 0);
-  sptx_ir_store(ir, LLVMConstNull(e->vector),
-                sptx_ir_at(ir, sptx_x86_scratch(e, e->layout.scores), loop.index), 32);
-  sptx_ir_store(ir, LLVMConstNull(e->vector),
-                sptx_ir_at(ir, sptx_x86_scratch(e, e->layout.d_scores), loop.index), 32);
-  sptx_ir_loop_end(ir, &loop);
-}
-
 /* i1: some input of a masked tile is not finite. */
 static LLVMValueRef odd_tile(sptx_backward *b, const sptx_x86_key_walk *walk) {
   sptx_x86_emitter *e = b->e;
   sptx_ir *ir = &e->ir;
   LLVMValueRef count = sptx_ir_select(ir, walk->masked, sptx_ir_i64(ir, e->query_tile), sptx_ir_i64(ir, 0));
-  LLVMValueRef odd = sptx_x86_if_not_finite(e, b->f->finite, walk, sptx_x86_scratch(e, e->layout.key_row));
+  LLVMValueRef odd =
+      sptx_x86_if_not_finite(e, b->f->finite_keys, walk, sptx_x86_scratch(e, e->layout.key_row));
   const int64_t tables[] = {e->layout.query_row, e->layout.d_output_row};
   for (int k = 0; k < 2; k++) {
     LLVMValueRef fine =
-        sptx_x86_call(e, b->f->finite, (LLVMValueRef[]){sptx_x86_scratch(e, tables[k]), count}, 2);
+        sptx_x86_call(e, b->f->finite_queries, (LLVMValueRef[]){sptx_x86_scratch(e, tables[k]), count}, 2);
     odd = LLVMBuildOr(ir->builder, odd, LLVMBuildNot(ir->builder, fine, ""), "");
   }
   return odd;
+}
+
+/* What the products of the gradients read. */
+typedef struct sptx_operands {
+  LLVMValueRef weights[2], others[2];    /* P and dS, dO and Q: for dV and dK */
+  LLVMValueRef keys, d_s;                /* for dQ */
+  LLVMValueRef queries_depth, key_depth; /* elements of the first, of the second */
+} sptx_operands;
+
+static sptx_operands float_operands(sptx_backward *b, const sptx_x86_key_walk *walk) {
+  sptx_x86_emitter *e = b->e;
+  const sptx_x86_layout *l = &e->layout;
+  return (sptx_operands){{sptx_x86_scratch(e, l->scores), sptx_x86_scratch(e, l->d_scores)},
+                         {sptx_x86_scratch(e, l->d_outputs), sptx_x86_scratch(e, l->queries)},
+                         sptx_x86_scratch(e, l->key_row),
+                         sptx_x86_scratch(e, l->d_scores),
+                         sptx_ir_i64(&e->ir, e->query_tile),
+                         walk->count};
+}
+
+/* Pairs of queries for dV and dK: neighbours in a row of P and dS. Pairs of keys for dQ. */
+static sptx_operands pair_operands(sptx_backward *b, const sptx_x86_key_walk *walk) {
+  sptx_x86_emitter *e = b->e;
+  const sptx_x86_layout *l = &e->layout;
+  LLVMValueRef padded = sptx_x86_block_padded(e, walk->count), even = sptx_x86_pairs_padded(e, walk->count);
+  sptx_x86_pairs_round(e, &b->f->pairs, l->scores, padded, l->p_rounded);
+  sptx_x86_pairs_round(e, &b->f->pairs, l->d_scores, padded, l->d_s_rounded);
+  sptx_x86_clear_rows(e, l->d_scores, walk->count, even);
+  sptx_x86_pairs_interleave(e, &b->f->pairs, sptx_x86_scratch(e, l->d_scores), even, l->weight_pairs);
+  sptx_x86_pairs_rows(e, l->key_row, walk->count, l->row_pairs);
+  return (sptx_operands){{sptx_x86_scratch(e, l->p_rounded), sptx_x86_scratch(e, l->d_s_rounded)},
+                         {sptx_x86_scratch(e, l->d_output_pairs), sptx_x86_scratch(e, l->query_pairs)},
+                         sptx_x86_scratch(e, l->row_pairs),
+                         sptx_x86_scratch(e, l->weight_pairs),
+                         sptx_ir_i64(&e->ir, e->query_tile / 2),
+                         sptx_x86_pairs_count(e, walk->count)};
+}
+
+static void careful_gradients(sptx_backward *b, const sptx_x86_key_walk *walk, LLVMValueRef *targets) {
+  sptx_x86_emitter *e = b->e;
+  const sptx_backward_functions *f = b->f;
+  sptx_operands o = float_operands(b, walk);
+  LLVMValueRef tile = sptx_ir_i64(&e->ir, e->query_tile), d_q = sptx_x86_scratch(e, e->layout.output);
+  if (e->products == SPTX_X86_PAIRS) /* the rows are still those of the tensor */
+    sptx_x86_call(e, e->copy_rows, (LLVMValueRef[]){o.keys, walk->count, sptx_x86_scratch(e, e->layout.keys)},
+                  3);
+  for (int k = 0; k < 2; k++)
+    sptx_x86_call(e, f->careful_rows,
+                  (LLVMValueRef[]){o.weights[k], o.others[k], targets[k], walk->count, tile}, 5);
+  sptx_x86_call(e, f->careful, (LLVMValueRef[]){o.keys, o.d_s, d_q, walk->count, tile}, 5);
 }
 
 static void emit_gradients(sptx_backward *b, const sptx_x86_key_walk *walk) {
   sptx_x86_emitter *e = b->e;
   const sptx_backward_functions *f = b->f;
   sptx_ir *ir = &e->ir;
-  LLVMValueRef keys = sptx_x86_scratch(e, e->layout.key_row), d_q = sptx_x86_scratch(e, e->layout.output);
-  LLVMValueRef weights[] = {sptx_x86_scratch(e, e->layout.scores), sptx_x86_scratch(e, e->layout.d_scores)};
-  LLVMValueRef others[] = {sptx_x86_scratch(e, e->layout.d_outputs), sptx_x86_scratch(e, e->layout.queries)};
   LLVMValueRef targets[] = {sptx_x86_scratch(e, e->layout.d_value_row),
                             sptx_x86_scratch(e, e->layout.d_key_row)};
-  LLVMValueRef zero = sptx_ir_i64(ir, 0), tile = sptx_ir_i64(ir, e->query_tile),
-               end = sptx_ir_i64(ir, e->dim);
-  LLVMValueRef middle = sptx_ir_i64(ir, sptx_x86_main_rows(e));
+  LLVMValueRef zero = sptx_ir_i64(ir, 0), middle = sptx_ir_i64(ir, sptx_x86_main_rows(e)),
+               end = sptx_ir_i64(ir, e->dim), d_q = sptx_x86_scratch(e, e->layout.output);
   sptx_ir_branch branch;
   sptx_ir_if(ir, &branch, odd_tile(b, walk));
-  for (int k = 0; k < 2; k++)
-    sptx_x86_call(e, f->careful_rows, (LLVMValueRef[]){weights[k], others[k], targets[k], walk->count, tile},
-                  5);
-  sptx_x86_call(e, f->careful, (LLVMValueRef[]){keys, weights[1], d_q, walk->count, tile}, 5);
+  careful_gradients(b, walk, targets);
   sptx_ir_else(ir, &branch);
+  sptx_operands o = e->products == SPTX_X86_PAIRS ? pair_operands(b, walk) : float_operands(b, walk);
   for (int k = 0; k < 2; k++)
     for (int part = 0; part < f->key_product_count; part++)
       sptx_x86_call(e, f->key_products[part],
-                    (LLVMValueRef[]){weights[k], others[k], targets[k], zero, walk->count, tile,
-                                     sptx_ir_i64(ir, f->key_offset[part])},
+                    (LLVMValueRef[]){o.weights[k], o.others[k], targets[k], zero, walk->count,
+                                     o.queries_depth, sptx_ir_i64(ir, f->key_offset[part])},
                     7);
-  sptx_x86_call(e, f->d_query, (LLVMValueRef[]){keys, weights[1], d_q, zero, middle, walk->count, zero}, 7);
+  sptx_x86_call(e, f->d_query, (LLVMValueRef[]){o.keys, o.d_s, d_q, zero, middle, o.key_depth, zero}, 7);
   if (f->d_query_rest)
-    sptx_x86_call(e, f->d_query_rest, (LLVMValueRef[]){keys, weights[1], d_q, middle, end, walk->count, zero},
+    sptx_x86_call(e, f->d_query_rest, (LLVMValueRef[]){o.keys, o.d_s, d_q, middle, end, o.key_depth, zero},
                   7);
   sptx_ir_end_if(ir, &branch);
 }
 
+/* The rows that pad the tile to whole register blocks are written where nobody reads: they are keys of other
+ * tiles, perhaps of other threads, and 0 times a NaN of dO is no 0. */
 static void gradient_rows(sptx_backward *b, const sptx_x86_key_walk *walk) {
   sptx_x86_emitter *e = b->e;
   LLVMValueRef positions = sptx_x86_scratch(e, e->layout.key_position);
-  LLVMValueRef count = sptx_ir_add(&e->ir, walk->count, sptx_ir_i64(&e->ir, e->rows));
-  /* One table entry more than a block's padding: positions beyond the padded count are never used. */
-  sptx_x86_rows(e, positions, count, b->d_key_base, sptx_x86_param(e, SPTX_X86_FIELD(d_k) + 24),
+  LLVMValueRef padded = sptx_x86_block_padded(e, walk->count);
+  sptx_x86_rows(e, positions, walk->count, b->d_key_base, sptx_x86_param(e, SPTX_X86_FIELD(d_k) + 24),
                 sptx_x86_scratch(e, e->layout.d_key_row));
-  sptx_x86_rows(e, positions, count, b->d_value_base, sptx_x86_param(e, SPTX_X86_FIELD(d_v) + 24),
+  sptx_x86_rows(e, positions, walk->count, b->d_value_base, sptx_x86_param(e, SPTX_X86_FIELD(d_v) + 24),
                 sptx_x86_scratch(e, e->layout.d_value_row));
+  sptx_x86_point_rows(e, e->layout.d_key_row, walk->count, padded, e->layout.dump_row);
+  sptx_x86_point_rows(e, e->layout.d_value_row, walk->count, padded, e->layout.dump_row);
 }
 
 static void emit_step(sptx_backward *b, const sptx_x86_key_walk *walk) {
@@ -316,9 +394,10 @@ static void emit_step(sptx_backward *b, const sptx_x86_key_walk *walk) {
   sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntSGT, walk->count, sptx_ir_i64(ir, 0)));
   sptx_x86_key_rows(e, &b->item.keys, walk, b->item.bases[0], b->item.bases[1]);
   gradient_rows(b, walk);
-  LLVMValueRef zero = sptx_ir_i64(ir, 0), dim = sptx_ir_i64(ir, e->dim);
+  bool pairs = e->products == SPTX_X86_PAIRS;
+  LLVMValueRef zero = sptx_ir_i64(ir, 0), dim = sptx_ir_i64(ir, pairs ? e->dim / 2 : e->dim);
   LLVMValueRef scores[] = {sptx_x86_scratch(e, e->layout.key_row),
-                           sptx_x86_scratch(e, e->layout.q),
+                           sptx_x86_scratch(e, pairs ? e->layout.q_pairs : e->layout.q),
                            sptx_x86_scratch(e, e->layout.scores),
                            zero,
                            walk->count,
@@ -326,7 +405,7 @@ static void emit_step(sptx_backward *b, const sptx_x86_key_walk *walk) {
                            zero};
   sptx_x86_call(e, b->f->scores, scores, 7);
   LLVMValueRef d_scores[] = {sptx_x86_scratch(e, e->layout.value_row),
-                             sptx_x86_scratch(e, e->layout.d_o),
+                             sptx_x86_scratch(e, pairs ? e->layout.d_o_pairs : e->layout.d_o),
                              sptx_x86_scratch(e, e->layout.d_scores),
                              zero,
                              walk->count,
@@ -338,7 +417,6 @@ static void emit_step(sptx_backward *b, const sptx_x86_key_walk *walk) {
   sptx_ir_else(ir, &kind);
   emit_pairs(b, walk, false);
   sptx_ir_end_if(ir, &kind);
-  clear_padding(e, walk);
   emit_gradients(b, walk);
   sptx_ir_end_if(ir, &branch);
 }
@@ -401,8 +479,6 @@ static LLVMValueRef open_item(sptx_backward *b) {
   b->key_begin = sptx_ir_max(ir, sptx_ir_mul(ir, b->chunk, keys), b->item.keys.begin);
   b->key_end =
       sptx_ir_min(ir, sptx_ir_mul(ir, sptx_ir_add(ir, b->chunk, sptx_ir_i64(ir, 1)), keys), b->item.keys.end);
-  /* The keys that pad a tile are then this item's as well: another thread may be adding to the next ones. */
-  b->item.keys.end = b->key_end;
   sptx_ir_return_if(ir, sptx_ir_compare(ir, LLVMIntSGE, b->key_begin, b->key_end));
   sptx_x86_key_bases(e, &b->item);
   b->d_key_base = sptx_x86_accumulator(e, SPTX_X86_FIELD(d_k), offsetof(sptx_x86_args, d_k), b->item.batch,
@@ -426,7 +502,7 @@ void sptx_x86_emit_backward(sptx_x86_emitter *e, const char *symbol) {
   sptx_backward b = {.e = e, .f = &f};
   LLVMValueRef unit = open_item(&b), first = sptx_x86_unit_field(e, unit, offsetof(sptx_x86_unit, first));
   LLVMValueRef last = sptx_ir_add(ir, first, sptx_x86_unit_field(e, unit, offsetof(sptx_x86_unit, count)));
-  sptx_x86_forget_copies(e);
+  sptx_x86_key_rows_begin(e);
   fill_ones(e, e->layout.weight);
   fill_ones(e, e->layout.earlier);
   sptx_ir_loop heads, tiles;

@@ -1,5 +1,6 @@
 /* From a plan to a module: the table of kernel families, and one kernel for each distinct symbol. */
 #include "gen/x86/forward.h"
+#include "gen/x86/pairs.h"
 
 #include <llvm-c/Analysis.h>
 #include <stdio.h>
@@ -39,7 +40,11 @@ static void emit_commons(LLVMModuleRef module, const sptx_x86_shape *shape, cons
   sptx_x86_emit_key_rows(&e);
   sptx_x86_emit_unpack(&e, shape->element);
   sptx_x86_emit_unpack(&e, SPTX_ELEMENT_F32);
-  sptx_x86_emit_finite(&e);
+  sptx_x86_emit_finite(&e, SPTX_ELEMENT_F32);
+  if (e.products != SPTX_X86_FLOATS) {
+    sptx_x86_emit_finite(&e, shape->element);
+    sptx_x86_emit_pair_rows(&e);
+  }
   sptx_x86_emit_careful(&e);
   sptx_x86_emit_careful_rows(&e);
   sptx_ir_end(&e.ir);

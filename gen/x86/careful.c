@@ -10,12 +10,14 @@ static LLVMValueRef row_of(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef
 
 /* x * 0 is 0 for finite x and NaN for others, and a sum keeps a NaN. A row is one straight run of code over
  * four sums, because one sum would wait for itself. */
-LLVMValueRef sptx_x86_emit_finite(sptx_x86_emitter *e) {
+LLVMValueRef sptx_x86_emit_finite(sptx_x86_emitter *e, enum sptx_element element) {
   enum { SUMS = 4, STEP = 8 };
   sptx_ir *ir = &e->ir;
   LLVMTypeRef types[] = {ir->pointer, ir->i64}, half = LLVMVectorType(ir->f32, STEP);
   LLVMValueRef function, sums[SUMS + 1];
-  if (!sptx_x86_common_function(e, "finite", ir->i1, types, 2, &function))
+  const char *name = element == SPTX_ELEMENT_F32 ? "finite" : "finite_elements";
+  int64_t bytes = sptx_x86_element_bytes(element);
+  if (!sptx_x86_common_function(e, name, ir->i1, types, 2, &function))
     return function;
   for (int k = 0; k < SUMS; k++)
     sums[k] = LLVMConstNull(e->vector);
@@ -26,11 +28,13 @@ LLVMValueRef sptx_x86_emit_finite(sptx_x86_emitter *e) {
                      sums, SUMS + 1);
   LLVMValueRef row = row_of(e, LLVMGetParam(function, 0), rows.index);
   for (int v = 0; v < whole; v++) {
-    LLVMValueRef value = sptx_ir_load(ir, e->vector, sptx_ir_at_constant(ir, row, 4 * v * (int)e->lanes), 4);
+    LLVMValueRef address = sptx_ir_at_constant(ir, row, bytes * v * (int)e->lanes);
+    LLVMValueRef value = sptx_x86_load_floats(e, element, address, e->lanes);
     rows.carried[v % SUMS] = sptx_ir_fma(ir, value, LLVMConstNull(e->vector), rows.carried[v % SUMS]);
   }
   if (e->dim % (int)e->lanes) {
-    LLVMValueRef value = sptx_ir_load(ir, half, sptx_ir_at_constant(ir, row, 4 * whole * (int)e->lanes), 4);
+    LLVMValueRef address = sptx_ir_at_constant(ir, row, bytes * whole * (int)e->lanes);
+    LLVMValueRef value = sptx_x86_load_floats(e, element, address, STEP);
     rows.carried[SUMS] = sptx_ir_fma(ir, value, LLVMConstNull(half), rows.carried[SUMS]);
   }
   sptx_ir_loop_end(ir, &rows);

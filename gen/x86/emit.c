@@ -17,6 +17,7 @@ void sptx_x86_emitter_begin(sptx_x86_emitter *e, LLVMModuleRef module, const spt
                             const char *symbol, enum sptx_x86_commons commons, enum sptx_x86_mutant mutant) {
   *e = (sptx_x86_emitter){.shape = shape,
                           .mutant = mutant,
+                          .products = sptx_x86_products_of(shape),
                           .commons = commons,
                           .lanes = (unsigned)sptx_x86_lanes(shape->schedule.isa),
                           .query_tile = shape->schedule.query_tile,

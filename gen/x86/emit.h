@@ -21,6 +21,7 @@ typedef struct sptx_x86_emitter {
   enum sptx_x86_mutant mutant;
   sptx_x86_layout layout;
   char prefix[160];
+  enum sptx_x86_products products;
   enum sptx_x86_commons commons;
   char common_prefix[64];
   unsigned lanes; /* float32 lanes of a vector */
@@ -32,6 +33,7 @@ typedef struct sptx_x86_emitter {
   LLVMValueRef fill_bound;                                         /* band.c */
   LLVMValueRef key_rows;                                           /* keys.c */
   LLVMValueRef pack, unpack, unpack_running, copy_rows;            /* rows.c */
+  LLVMValueRef pair_rows;                                          /* pairs.c */
 } sptx_x86_emitter;
 
 /* emit.c: access and mathematics */
@@ -141,12 +143,13 @@ typedef struct sptx_x86_product {
   const char *name;
   int rows, vectors, groups; /* of the register block; groups of `vectors` vectors side by side */
   unsigned lanes;
-  bool a_by_k;     /* A(row, k) = table[k][row]; else table[row][k], or a[row * a_stride][k] */
+  bool a_by_k;     /* A(row, k) = a[k][row], else a[row][k] */
   int a_stride;    /* bytes; 0: a is a table of row pointers */
   int b_stride;    /* bytes; 0: b is a table of row pointers */
   int c_stride;    /* bytes; 0: c is a table of row pointers */
   bool accumulate; /* add to C; else overwrite it */
   bool rescale;    /* C = C * factor + the sum, or without a factor the sum alone */
+  bool pairs;      /* elements of A and B are pairs of bfloat16: both halves' products are added */
 } sptx_x86_product;
 /* void f(a, b, c, i64 row_begin, i64 row_end, i64 k_count, i64 lane_offset in bytes, of b and c, and for
  * rescale a pointer to the lanes' factors or NULL); k_count > 0. */

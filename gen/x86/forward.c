@@ -108,7 +108,7 @@ typedef LLVMValueRef sptx_score_change(const sptx_softmax *softmax, const sptx_x
 static LLVMValueRef adjusted(const sptx_softmax *softmax, const sptx_x86_mask *mask, int v,
                              LLVMValueRef score) {
   sptx_x86_emitter *e = softmax->e;
-  if (sptx_x86_uses_amx(e->shape)) /* q is packed unscaled */
+  if (e->products != SPTX_X86_FLOATS) /* q is packed unscaled */
     score = sptx_ir_fmul(&e->ir, score, splat(e, sptx_x86_query_factor(e)));
   return sptx_x86_adjust(e, score, mask, group_vector(softmax, v), NULL);
 }
@@ -145,7 +145,7 @@ static void change_scores(const sptx_softmax *softmax, bool masks, LLVMValueRef 
 static void emit_maxima(const sptx_softmax *softmax, LLVMValueRef *maxima) {
   sptx_x86_emitter *e = softmax->e;
   sptx_ir *ir = &e->ir;
-  if (sptx_x86_uses_amx(e->shape) || e->shape->soft_cap || e->shape->alibi)
+  if (e->products != SPTX_X86_FLOATS || e->shape->soft_cap || e->shape->alibi)
     change_scores(softmax, false, softmax->end, softmax->end, adjusted);
   change_scores(softmax, true, softmax->common_begin, softmax->common_end, masked);
   sptx_ir_loop loop;
@@ -262,6 +262,7 @@ static LLVMValueRef emit_rescale(sptx_x86_emitter *e) {
 /* The functions that main calls: products of the two steps, and the careful product. */
 typedef struct sptx_forward_functions {
   LLVMValueRef scores, softmax, rescale, values, values_rest, finite, careful, panels, epilogue;
+  sptx_x86_pairs pairs;
   sptx_x86_amx amx;
 } sptx_forward_functions;
 
@@ -290,21 +291,23 @@ static LLVMValueRef clamped(sptx_x86_emitter *e, LLVMValueRef key, const sptx_x8
 
 /* Does a panel's first product overwrite what is in its output? Else the output is 0 before the first. */
 static bool starts_fresh(const sptx_x86_emitter *e) {
-  return !e->shape->listed && !sptx_x86_uses_amx(e->shape);
+  return !e->shape->listed && e->products != SPTX_X86_TILES;
 }
 
 static void open_panel(sptx_x86_emitter *e, const sptx_x86_key_walk *walk, LLVMValueRef first,
                        sptx_panel *panel) {
   sptx_ir *ir = &e->ir;
-  LLVMValueRef zero = sptx_ir_i64(ir, 0),
-               bytes = sptx_ir_mul(ir, first, sptx_ir_i64(ir, (int64_t)e->dim * 4));
+  bool floats = e->products == SPTX_X86_FLOATS;
+  LLVMValueRef zero = sptx_ir_i64(ir, 0), q = sptx_x86_scratch(e, floats ? e->layout.q : e->layout.q_pairs);
+  LLVMValueRef bytes = sptx_ir_mul(ir, first, sptx_ir_i64(ir, (int64_t)e->dim * 4));
+  LLVMValueRef q_bytes = sptx_ir_mul(ir, first, sptx_ir_i64(ir, (int64_t)e->dim * (floats ? 4 : 2)));
   *panel = (sptx_panel){.first = first,
                         .vector = sptx_ir_div(ir, first, sptx_ir_i64(ir, e->lanes)),
                         .begin = zero,
                         .end = walk->count,
                         .common_begin = zero,
                         .fresh = LLVMConstInt(ir->i1, 0, false),
-                        .q = sptx_ir_at(ir, sptx_x86_scratch(e, e->layout.q), bytes),
+                        .q = sptx_ir_at(ir, q, q_bytes),
                         .output = sptx_ir_at(ir, sptx_x86_scratch(e, e->layout.output), bytes)};
   if (e->shape->listed) {
     panel->common_end = sptx_ir_select(ir, walk->masked, zero, walk->count);
@@ -312,7 +315,7 @@ static void open_panel(sptx_x86_emitter *e, const sptx_x86_key_walk *walk, LLVMV
   }
   sptx_x86_range range;
   sptx_x86_lane_range(e, first, e->panel, &range);
-  if (!sptx_x86_uses_amx(e->shape)) { /* which multiplies whole tiles */
+  if (e->products != SPTX_X86_TILES) {
     panel->begin = clamped(e, range.begin, walk, zero, walk->count);
     panel->end = clamped(e, range.end, walk, zero, walk->count);
   }
@@ -326,7 +329,7 @@ static void open_panel(sptx_x86_emitter *e, const sptx_x86_key_walk *walk, LLVMV
 
 static void emit_scores(sptx_x86_emitter *e, const sptx_forward_functions *f, const sptx_panel *panel) {
   sptx_ir *ir = &e->ir;
-  if (sptx_x86_uses_amx(e->shape)) {
+  if (e->products == SPTX_X86_TILES) {
     sptx_x86_amx_scores(e, &f->amx, panel->end);
     return;
   }
@@ -335,7 +338,7 @@ static void emit_scores(sptx_x86_emitter *e, const sptx_forward_functions *f, co
                               sptx_x86_scratch(e, e->layout.scores),
                               panel->begin,
                               panel->end,
-                              sptx_ir_i64(ir, e->dim),
+                              sptx_ir_i64(ir, e->products == SPTX_X86_PAIRS ? e->dim / 2 : e->dim),
                               sptx_ir_i64(ir, 0)};
   sptx_x86_call(e, f->scores, arguments, 7);
 }
@@ -345,19 +348,64 @@ static void call_rescale(sptx_x86_emitter *e, const sptx_forward_functions *f, c
                 (LLVMValueRef[]){e->args, e->params, e->item, e->scratch, panel->vector, panel->fresh}, 6);
 }
 
-/* i1: pairs of the tile are masked, and V's rows are not all finite. */
+/* i1: pairs of the tile are masked, and V's rows are not all finite. bfloat16 rows are still those of the
+ * tensor: the careful product needs them as float32, the other one interleaved. */
 static LLVMValueRef odd_values(sptx_x86_emitter *e, const sptx_forward_functions *f,
                                const sptx_x86_key_walk *walk) {
   sptx_ir *ir = &e->ir;
   LLVMValueRef table = sptx_x86_scratch(e, e->layout.value_row);
+  LLVMValueRef odd = sptx_x86_if_not_finite(e, f->finite, walk, table);
+  if (e->products == SPTX_X86_FLOATS)
+    return odd;
   sptx_ir_branch branch;
-  if (sptx_x86_uses_amx(e->shape)) { /* the rows are still those of the tensor */
-    sptx_ir_if(ir, &branch, walk->masked);
-    sptx_x86_call(e, e->copy_rows,
-                  (LLVMValueRef[]){table, walk->count, sptx_x86_scratch(e, e->layout.values)}, 3);
-    sptx_ir_end_if(ir, &branch);
+  sptx_ir_if(ir, &branch, odd);
+  sptx_x86_call(e, e->copy_rows, (LLVMValueRef[]){table, walk->count, sptx_x86_scratch(e, e->layout.values)},
+                3);
+  if (e->products == SPTX_X86_PAIRS) {
+    sptx_ir_else(ir, &branch);
+    sptx_x86_pairs_rows(e, e->layout.value_row, walk->count, e->layout.row_pairs);
   }
-  return sptx_x86_if_not_finite(e, f->finite, walk, table);
+  sptx_ir_end_if(ir, &branch);
+  return odd;
+}
+
+/* What V^T P^T reads: the depth is count keys, or pairs of keys. */
+typedef struct sptx_value_operands {
+  LLVMValueRef values, weights, count;
+} sptx_value_operands;
+
+/* Pairs of keys begin at even keys of the tile. Where the panel's keys do not, a row of zeros joins them; its
+ * partner in V is finite, or zeros at the tile's end. */
+static sptx_value_operands value_pairs(sptx_x86_emitter *e, const sptx_forward_functions *f,
+                                       const sptx_panel *panel) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef pair = sptx_ir_div(ir, panel->begin, sptx_ir_i64(ir, 2));
+  LLVMValueRef first = sptx_ir_mul(ir, pair, sptx_ir_i64(ir, 2));
+  LLVMValueRef last = sptx_x86_pairs_padded(e, panel->end), count = sptx_ir_sub(ir, last, first);
+  sptx_x86_clear_rows(e, e->layout.scores, first, panel->begin);
+  sptx_x86_clear_rows(e, e->layout.scores, panel->end, last);
+  LLVMValueRef scores = sptx_ir_at(ir, sptx_x86_scratch(e, e->layout.scores),
+                                   sptx_ir_mul(ir, first, sptx_ir_i64(ir, (int64_t)e->panel * 4)));
+  sptx_x86_pairs_interleave(e, &f->pairs, scores, count, e->layout.weight_pairs);
+  LLVMValueRef offset = sptx_ir_mul(ir, pair, sptx_ir_i64(ir, (int64_t)e->dim * 4));
+  return (sptx_value_operands){sptx_ir_at(ir, sptx_x86_scratch(e, e->layout.row_pairs), offset),
+                               sptx_x86_scratch(e, e->layout.weight_pairs),
+                               sptx_ir_div(ir, count, sptx_ir_i64(ir, 2))};
+}
+
+static void emit_value_products(sptx_x86_emitter *e, const sptx_forward_functions *f, const sptx_panel *panel,
+                                const sptx_value_operands *o) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef factor = sptx_x86_lane_vector(e, e->layout.factor, panel->vector), zero = sptx_ir_i64(ir, 0);
+  factor = sptx_ir_select(ir, panel->fresh, LLVMConstNull(ir->pointer), factor);
+  LLVMValueRef middle = sptx_ir_i64(ir, sptx_x86_main_rows(e)), end = sptx_ir_i64(ir, e->dim);
+  sptx_x86_call(e, f->values,
+                (LLVMValueRef[]){o->values, o->weights, panel->output, zero, middle, o->count, zero, factor},
+                8);
+  if (f->values_rest)
+    sptx_x86_call(e, f->values_rest,
+                  (LLVMValueRef[]){o->values, o->weights, panel->output, middle, end, o->count, zero, factor},
+                  8);
 }
 
 /* O^T = O^T * factor + V^T P^T. Where pairs are masked and V holds an infinity or NaN, 0 * V must not reach
@@ -366,7 +414,7 @@ static void emit_values(sptx_x86_emitter *e, const sptx_forward_functions *f, co
                         LLVMValueRef odd) {
   sptx_ir *ir = &e->ir;
   LLVMValueRef table = sptx_x86_scratch(e, e->layout.value_row);
-  LLVMValueRef weights = sptx_x86_scratch(e, e->layout.scores), zero = sptx_ir_i64(ir, 0);
+  LLVMValueRef weights = sptx_x86_scratch(e, e->layout.scores);
   LLVMValueRef count = sptx_ir_sub(ir, panel->end, panel->begin);
   table = sptx_ir_at(ir, table, sptx_ir_mul(ir, panel->begin, sptx_ir_i64(ir, 8)));
   weights = sptx_ir_at(ir, weights, sptx_ir_mul(ir, panel->begin, sptx_ir_i64(ir, (int64_t)e->panel * 4)));
@@ -376,18 +424,14 @@ static void emit_values(sptx_x86_emitter *e, const sptx_forward_functions *f, co
   sptx_x86_call(e, f->careful,
                 (LLVMValueRef[]){table, weights, panel->output, count, sptx_ir_i64(ir, e->panel)}, 5);
   sptx_ir_else(ir, &branch);
-  if (sptx_x86_uses_amx(e->shape)) {
+  sptx_value_operands operands = {table, weights, count};
+  if (e->products != SPTX_X86_FLOATS)
+    operands = value_pairs(e, f, panel);
+  if (e->products == SPTX_X86_TILES) {
     call_rescale(e, f, panel);
     sptx_x86_amx_output(e, &f->amx, count);
   } else {
-    LLVMValueRef factor = sptx_x86_lane_vector(e, e->layout.factor, panel->vector);
-    factor = sptx_ir_select(ir, panel->fresh, LLVMConstNull(ir->pointer), factor);
-    LLVMValueRef middle = sptx_ir_i64(ir, sptx_x86_main_rows(e)), end = sptx_ir_i64(ir, e->dim);
-    sptx_x86_call(e, f->values,
-                  (LLVMValueRef[]){table, weights, panel->output, zero, middle, count, zero, factor}, 8);
-    if (f->values_rest)
-      sptx_x86_call(e, f->values_rest,
-                    (LLVMValueRef[]){table, weights, panel->output, middle, end, count, zero, factor}, 8);
+    emit_value_products(e, f, panel, &operands);
   }
   sptx_ir_end_if(ir, &branch);
 }
@@ -400,7 +444,6 @@ static LLVMValueRef emit_panels(sptx_x86_emitter *e, const sptx_forward_function
   LLVMValueRef function = sptx_x86_bound_function(e, "panels", types, 5), p[9];
   LLVMGetParams(function, p);
   sptx_x86_key_walk walk = {.first = p[4], .count = p[5], .masked = p[6], .bits = p[8]};
-  bool amx = sptx_x86_uses_amx(e->shape); /* reads the rows of V with those of K, before they are copied */
   sptx_ir_loop loop;
   sptx_ir_branch branch;
   sptx_panel panel;
@@ -413,7 +456,7 @@ static LLVMValueRef emit_panels(sptx_x86_emitter *e, const sptx_forward_function
                             walk.first, panel.begin, panel.end, panel.common_begin, panel.common_end,
                             walk.bits};
   sptx_x86_call(e, f->softmax, softmax, 11);
-  emit_values(e, f, &panel, amx ? odd_values(e, f, &walk) : p[7]);
+  emit_values(e, f, &panel, p[7]);
   sptx_ir_end_if(ir, &branch);
   sptx_ir_loop_end(ir, &loop);
   LLVMBuildRetVoid(ir->builder);
@@ -428,18 +471,25 @@ static void emit_functions(sptx_x86_emitter *e, sptx_forward_functions *f) {
                               .groups = 1,
                               .lanes = e->lanes,
                               .b_stride = panel_bytes,
-                              .c_stride = panel_bytes};
+                              .c_stride = panel_bytes,
+                              .pairs = e->products == SPTX_X86_PAIRS};
+  bool floats = e->products == SPTX_X86_FLOATS;
   f->softmax = emit_softmax(e);
   f->rescale = emit_rescale(e);
   f->epilogue = sptx_x86_emit_epilogue(e);
-  f->finite = sptx_x86_emit_finite(e);
+  f->finite = sptx_x86_emit_finite(e, floats ? SPTX_ELEMENT_F32 : e->shape->element);
   f->careful = sptx_x86_emit_careful(e);
-  if (sptx_x86_uses_amx(e->shape)) {
+  if (!floats)
+    sptx_x86_pairs_emit_functions(e, &f->pairs);
+  if (product.pairs)
+    sptx_x86_emit_pair_rows(e);
+  if (e->products == SPTX_X86_TILES) {
     sptx_x86_amx_emit_functions(e, &f->amx);
   } else {
     f->scores = sptx_x86_emit_product(e, &product);
     product.name = "values";
     product.a_by_k = product.rescale = true;
+    product.a_stride = product.pairs ? e->dim * 4 : 0;
     f->values = sptx_x86_emit_product(e, &product);
     product.name = "values_rest";
     product.rows = 4;
@@ -455,10 +505,9 @@ static void emit_step(sptx_x86_emitter *e, const sptx_forward_functions *f, cons
   sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntSGT, walk->count, sptx_ir_i64(ir, 0)));
   sptx_x86_key_rows(e, keys, walk, bases[0], bases[1]);
   LLVMValueRef bits = walk->bits ? walk->bits : LLVMConstNull(ir->pointer);
-  bool amx = sptx_x86_uses_amx(e->shape);
-  LLVMValueRef odd = amx ? LLVMConstInt(ir->i1, 0, false) : odd_values(e, f, walk);
-  LLVMValueRef panels[] = {e->args,     e->params,    query_first, e->scratch, walk->first,
-                           walk->count, walk->masked, odd,         bits};
+  LLVMValueRef panels[] = {e->args,     e->params,   query_first,  e->scratch,
+                           walk->first, walk->count, walk->masked, odd_values(e, f, walk),
+                           bits};
   sptx_x86_call(e, f->panels, panels, 9);
   sptx_ir_end_if(ir, &branch);
 }
@@ -504,11 +553,11 @@ static LLVMValueRef emit_tile(sptx_x86_emitter *e, const sptx_forward_functions 
   else
     sptx_x86_tile_item(e, &item);
   LLVMValueRef table = sptx_x86_scratch(e, e->layout.query_row);
-  bool amx = sptx_x86_uses_amx(e->shape);
-  LLVMValueRef factor = amx ? sptx_ir_f32(ir, 1) : sptx_x86_query_factor(e);
+  bool floats = e->products == SPTX_X86_FLOATS; /* bfloat16 holds q exactly as long as it is not scaled */
+  LLVMValueRef factor = floats ? sptx_x86_query_factor(e) : sptx_ir_f32(ir, 1);
   sptx_x86_pack(e, table, factor, e->layout.q, sptx_x86_param(e, SPTX_X86_FIELD(ahead_q)), e->panel);
-  if (amx)
-    sptx_x86_amx_queries(e);
+  if (!floats)
+    sptx_x86_pairs_dims(e, &f->pairs, e->layout.q, e->layout.q_pairs);
   clear_output(e);
   fill(e, sptx_x86_scratch(e, e->layout.maximum), (int64_t)e->query_tile * 4, -INFINITY);
   fill(e, sptx_x86_scratch(e, e->layout.sum), (int64_t)e->query_tile * 4, 0);
@@ -536,18 +585,18 @@ void sptx_x86_emit_forward(sptx_x86_emitter *e, const char *symbol) {
   emit_functions(e, &f);
   LLVMValueRef tile = emit_tile(e, &f);
   sptx_x86_emitter_kernel(e, symbol);
-  sptx_x86_forget_copies(e);
+  sptx_x86_key_rows_begin(e);
   /* Neighbouring tiles and shared values stay on one core: their rows lie in the same pages and lines. */
   LLVMValueRef count = sptx_x86_param(e, SPTX_X86_FIELD(tile_items)), begin = sptx_ir_mul(ir, e->item, count);
   LLVMValueRef end =
       sptx_ir_min(ir, sptx_ir_add(ir, begin, count), sptx_x86_param(e, SPTX_X86_FIELD(total_tiles)));
   sptx_ir_loop loop;
-  if (sptx_x86_uses_amx(e->shape))
+  if (e->products == SPTX_X86_TILES)
     sptx_x86_amx_configure(e);
   sptx_ir_loop_begin(ir, &loop, begin, end, sptx_ir_i64(ir, 1), false, NULL, 0);
   sptx_x86_call(e, tile, (LLVMValueRef[]){e->args, e->params, loop.index, e->scratch}, 4);
   sptx_ir_loop_end(ir, &loop);
-  if (sptx_x86_uses_amx(e->shape))
+  if (e->products == SPTX_X86_TILES)
     sptx_x86_amx_release(e);
   LLVMBuildRetVoid(ir->builder);
 }

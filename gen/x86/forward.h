@@ -42,11 +42,16 @@ LLVMValueRef sptx_x86_emit_epilogue(sptx_x86_emitter *e);
 /* void key_rows(positions, origin, first, count, padded, base, stride, table, copies, kept, copy, ahead,
  * ahead_last, ahead_most): of K or of V; see sptx_key_side. */
 void sptx_x86_emit_key_rows(sptx_x86_emitter *e);
+/* Entries begin .. end of a table in scratch become this row of scratch. */
+void sptx_x86_point_rows(sptx_x86_emitter *e, int64_t table, LLVMValueRef begin, LLVMValueRef end,
+                         int64_t row);
+LLVMValueRef sptx_x86_block_padded(sptx_x86_emitter *e, LLVMValueRef count); /* to whole register blocks */
 /* Fills key_position, key_row and value_row for the walk's tile of keys. */
 void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const sptx_x86_key_walk *walk,
                        LLVMValueRef k_base, LLVMValueRef v_base);
-/* At the start of an item: scratch may hold copies of an earlier call's rows. */
-void sptx_x86_forget_copies(sptx_x86_emitter *e);
+/* At the start of an item: scratch may hold copies of an earlier call's rows, and other than zeros in
+ * zero_row. */
+void sptx_x86_key_rows_begin(sptx_x86_emitter *e);
 
 /* forward.c */
 LLVMValueRef sptx_x86_lane_vector(sptx_x86_emitter *e, int64_t array, LLVMValueRef vector); /* its address */
@@ -59,8 +64,8 @@ void sptx_x86_key_of(sptx_x86_emitter *e, const sptx_x86_key_walk *walk, LLVMVal
 int sptx_x86_main_rows(const sptx_x86_emitter *e);
 
 /* careful.c: products that leave masked pairs out, for tiles whose inputs are not all finite. */
-/* i1 finite(rows, count): are all float32 elements of the rows finite? */
-LLVMValueRef sptx_x86_emit_finite(sptx_x86_emitter *e);
+/* i1 finite(rows, count): are all elements of the rows finite? */
+LLVMValueRef sptx_x86_emit_finite(sptx_x86_emitter *e, enum sptx_element element);
 /* void careful(rows, weights, output, count, queries): output[d][lane] += row[k][d] * weights[k][lane] where
  * the weight is not 0. */
 LLVMValueRef sptx_x86_emit_careful(sptx_x86_emitter *e);

@@ -25,6 +25,15 @@ typedef struct sptx_x86_shape {
   const sptx_set *predicate; /* NULL, or owned by the plan */
 } sptx_x86_shape;
 
+/* What the matrix products of a kernel are computed with. Of the last two, sums are float32 as well, but P
+ * and dS are rounded to bfloat16, as K, Q, V and dO are already. */
+enum sptx_x86_products {
+  SPTX_X86_FLOATS, /* float32 multiply-adds */
+  SPTX_X86_PAIRS,  /* AVX-512 BF16: pairs of bfloat16, vectors */
+  SPTX_X86_TILES,  /* AMX: pairs of bfloat16, tile registers */
+};
+enum sptx_x86_products sptx_x86_products_of(const sptx_x86_shape *shape); /* pairs.c */
+
 /* A view as generated code reads it. */
 typedef struct sptx_x86_view {
   int64_t base, shared_count, shared_size[SPTX_MAX_DIGITS], shared_stride[SPTX_MAX_DIGITS];
@@ -85,14 +94,18 @@ typedef struct sptx_x86_layout {
   int64_t weight, earlier; /* of this piece's and the earlier pieces' output in the merged one */
   int64_t query_row, input_row, output_row, lse_row, key_row, value_row, key_position, keys, values;
   int64_t d_o, d_scores, queries, d_outputs, d_output_row, d_key_row, d_value_row, lse, delta;
-  int64_t kept_keys, kept_values; /* which rows stand in keys and values */
-  int64_t zero_row, dump_row;     /* stand in for rows that are not read, not written */
-  int64_t amx_q, amx_k, amx_v, amx_p, amx_config;
+  int64_t kept_keys, kept_values;      /* which rows stand in keys and values */
+  int64_t zero_row, dump_row;          /* stand in for rows that are not read, not written */
+  int64_t q_pairs, d_o_pairs;          /* [dim / 2][query], pairs of dims; of each panel */
+  int64_t weight_pairs;                /* [key / 2][query], pairs of keys: of P, or dS in the backward */
+  int64_t row_pairs;                   /* [key / 2][dim], pairs of keys: of V, or K in the backward */
+  int64_t query_pairs, d_output_pairs; /* [query / 2][dim], pairs of queries: of Q and dO */
+  int64_t p_rounded, d_s_rounded;      /* [key][query], bfloat16 */
+  int64_t amx_keys, amx_values, amx_config;
   int64_t bytes;
 } sptx_x86_layout;
 
 void sptx_x86_layout_of(const sptx_x86_shape *shape, sptx_x86_layout *layout);
-bool sptx_x86_uses_amx(const sptx_x86_shape *shape); /* amx.c */
 /* Queries of a tile that the forward computes together: as many as a register block holds, so that each block
  * meets only the keys of its own queries. AMX takes the whole tile. */
 int sptx_x86_panel(const sptx_x86_shape *shape);

@@ -3,7 +3,7 @@
  * fewer keys, so copies are kept and serve all tiles whose keys are among them. */
 #include "gen/x86/forward.h"
 
-#include "gen/x86/amx.h"
+#include "gen/x86/pairs.h"
 
 /* What copies are in scratch: of rows from this base (0: none), of keys first <= y < end from this origin. */
 typedef struct sptx_kept {
@@ -21,10 +21,13 @@ static LLVMValueRef kept_field(sptx_x86_emitter *e, const sptx_key_side *side, s
   return sptx_ir_at_constant(&e->ir, side->kept, (int64_t)field);
 }
 
-void sptx_x86_forget_copies(sptx_x86_emitter *e) {
+void sptx_x86_key_rows_begin(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
   sptx_ir_store(ir, sptx_ir_i64(ir, 0), sptx_x86_scratch(e, e->layout.kept_keys), 8);
   sptx_ir_store(ir, sptx_ir_i64(ir, 0), sptx_x86_scratch(e, e->layout.kept_values), 8);
+  for (int d = 0; d < e->dim && e->products != SPTX_X86_FLOATS; d += 8)
+    sptx_ir_store(ir, LLVMConstNull(LLVMVectorType(ir->f32, 8)),
+                  sptx_x86_scratch(e, e->layout.zero_row + 4 * d), 32);
 }
 
 /* Asks for the rows that the item's next tile will want. */
@@ -126,22 +129,36 @@ void sptx_x86_emit_key_rows(sptx_x86_emitter *e) {
   LLVMBuildRetVoid(ir->builder);
 }
 
-/* AMX makes its own copies, and what is not float32 is always converted. */
+/* bfloat16 products make their own copies; else what is not float32 is always converted. */
 static LLVMValueRef copies_rows(sptx_x86_emitter *e, int64_t field) {
-  if (sptx_x86_uses_amx(e->shape))
+  if (e->products != SPTX_X86_FLOATS)
     return sptx_ir_i64(&e->ir, 0);
   return e->shape->element == SPTX_ELEMENT_F32 ? sptx_x86_param(e, field) : sptx_ir_i64(&e->ir, 1);
+}
+
+LLVMValueRef sptx_x86_block_padded(sptx_x86_emitter *e, LLVMValueRef count) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef rows = sptx_ir_i64(ir, e->rows), up = sptx_ir_add(ir, count, sptx_ir_i64(ir, e->rows - 1));
+  return sptx_ir_mul(ir, sptx_ir_div(ir, up, rows), rows);
+}
+
+void sptx_x86_point_rows(sptx_x86_emitter *e, int64_t table, LLVMValueRef begin, LLVMValueRef end,
+                         int64_t row) {
+  sptx_ir *ir = &e->ir;
+  sptx_ir_loop rows;
+  sptx_ir_loop_begin(ir, &rows, begin, end, sptx_ir_i64(ir, 1), false, NULL, 0);
+  LLVMValueRef slot = sptx_ir_mul(ir, rows.index, sptx_ir_i64(ir, 8));
+  sptx_ir_store(ir, sptx_x86_scratch(e, row), sptx_ir_at(ir, sptx_x86_scratch(e, table), slot), 8);
+  sptx_ir_loop_end(ir, &rows);
 }
 
 void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const sptx_x86_key_walk *walk,
                        LLVMValueRef k_base, LLVMValueRef v_base) {
   sptx_ir *ir = &e->ir;
   const sptx_x86_layout *l = &e->layout;
-  LLVMValueRef positions = sptx_x86_scratch(e, l->key_position), rows = sptx_ir_i64(ir, e->rows);
-  LLVMValueRef padded = sptx_ir_add(ir, walk->count, sptx_ir_i64(ir, e->rows - 1));
-  padded = sptx_ir_mul(ir, sptx_ir_div(ir, padded, rows), rows);
-  if (sptx_x86_uses_amx(e->shape))
-    padded = sptx_x86_amx_padded(e, walk->count);
+  LLVMValueRef positions = sptx_x86_scratch(e, l->key_position);
+  LLVMValueRef padded = e->products == SPTX_X86_TILES ? sptx_x86_pairs_padded(e, walk->count)
+                                                      : sptx_x86_block_padded(e, walk->count);
   sptx_x86_positions(e, keys, walk->first, padded, positions);
   const struct {
     int64_t stride, copy, ahead, table, copies, kept;
@@ -167,5 +184,7 @@ void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const spt
                                 sptx_x86_param(e, SPTX_X86_FIELD(ahead_last)),
                                 sptx_ir_i64(ir, e->query_tile)};
     sptx_x86_call(e, e->key_rows, arguments, sizeof arguments / sizeof *arguments);
+    if (e->products != SPTX_X86_FLOATS) /* where depths are padded, no infinity may come in */
+      sptx_x86_point_rows(e, sides[k].table, walk->count, sptx_x86_pairs_padded(e, walk->count), l->zero_row);
   }
 }

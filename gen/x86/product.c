@@ -1,6 +1,6 @@
 /* The inner kernel of all products: a register block of rows by vectors, accumulated over k with one vector
  * load for each vector and one broadcast for each row, so that a block of 6 by 4 does 24 multiply-adds on 10
- * loads. */
+ * loads. An element of A and B has 4 bytes: one float32 or a pair of bfloat16. */
 #include "gen/x86/emit.h"
 
 static LLVMValueRef slot(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef index, int k) {
@@ -22,8 +22,12 @@ static void a_addresses(sptx_x86_emitter *e, const sptx_product_block *block, LL
   const sptx_x86_product *product = block->product;
   sptx_ir *ir = &e->ir;
   LLVMValueRef column = sptx_ir_mul(ir, k, sptx_ir_i64(ir, 4));
-  if (product->a_by_k)
-    column = sptx_ir_at(ir, slot(e, block->a, k, 0), sptx_ir_mul(ir, block->row, sptx_ir_i64(ir, 4)));
+  if (product->a_by_k) {
+    LLVMValueRef stride = sptx_ir_i64(ir, product->a_stride);
+    LLVMValueRef start =
+        product->a_stride ? sptx_ir_at(ir, block->a, sptx_ir_mul(ir, k, stride)) : slot(e, block->a, k, 0);
+    column = sptx_ir_at(ir, start, sptx_ir_mul(ir, block->row, sptx_ir_i64(ir, 4)));
+  }
   for (int i = 0; i < product->rows; i++)
     address[i] =
         product->a_by_k ? sptx_ir_at_constant(ir, column, 4 * i) : sptx_ir_at(ir, row_pointer[i], column);
@@ -52,6 +56,20 @@ static LLVMValueRef c_address(sptx_x86_emitter *e, const sptx_product_block *blo
   return sptx_ir_at(ir, row, block->lane_offset);
 }
 
+/* c + a b, or with both halves of each pair: the sums are rounded to float32 one after the other. */
+static LLVMValueRef multiply_add(sptx_x86_emitter *e, const sptx_x86_product *product, LLVMValueRef a,
+                                 LLVMValueRef b, LLVMValueRef c) {
+  sptx_ir *ir = &e->ir;
+  if (!product->pairs)
+    return sptx_ir_fma(ir, a, b, c);
+  LLVMTypeRef halves = LLVMVectorType(ir->bf16, 2 * product->lanes);
+  LLVMValueRef arguments[] = {c, LLVMBuildBitCast(ir->builder, b, halves, ""),
+                              LLVMBuildBitCast(ir->builder, a, halves, "")};
+  const char *name =
+      product->lanes == 16 ? "llvm.x86.avx512bf16.dpbf16ps.512" : "llvm.x86.avx512bf16.dpbf16ps.256";
+  return sptx_ir_intrinsic(ir, name, NULL, arguments, 3);
+}
+
 /* Row after row, because rows of the padding may be one and the same. factor may be NULL. */
 static void store_block(sptx_x86_emitter *e, const sptx_product_block *block, LLVMValueRef *sums,
                         bool accumulate, LLVMValueRef *factor) {
@@ -74,7 +92,7 @@ static void store_block(sptx_x86_emitter *e, const sptx_product_block *block, LL
 static void emit_block(sptx_x86_emitter *e, const sptx_product_block *block) {
   const sptx_x86_product *product = block->product;
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef vector = LLVMVectorType(ir->f32, product->lanes);
+  LLVMTypeRef vector = LLVMVectorType(ir->f32, product->lanes), element = product->pairs ? ir->i32 : ir->f32;
   LLVMValueRef sums[SPTX_IR_CARRIED], row_pointer[SPTX_IR_CARRIED], address[SPTX_IR_CARRIED], b[8];
   int rows = product->rows, vectors = product->vectors;
   for (int i = 0; i < rows * vectors; i++)
@@ -93,11 +111,13 @@ static void emit_block(sptx_x86_emitter *e, const sptx_product_block *block) {
   unsigned whole = product->lanes * 4;
   unsigned align = product->b_stride && product->b_stride % (int)whole == 0 ? whole : 4;
   for (int v = 0; v < vectors; v++)
-    b[v] = sptx_ir_load(ir, vector, sptx_ir_at_constant(ir, b_row, 4 * v * (int)product->lanes), align);
+    b[v] = sptx_ir_load(ir, LLVMVectorType(element, product->lanes),
+                        sptx_ir_at_constant(ir, b_row, 4 * v * (int)product->lanes), align);
   for (int i = 0; i < rows; i++) {
-    LLVMValueRef a = sptx_ir_splat(ir, sptx_ir_load(ir, ir->f32, address[i], 4), product->lanes);
+    LLVMValueRef a =
+        sptx_ir_splat(ir, sptx_ir_load(ir, element, address[i], product->pairs ? 2 : 4), product->lanes);
     for (int v = 0; v < vectors; v++)
-      loop.carried[i * vectors + v] = sptx_ir_fma(ir, a, b[v], loop.carried[i * vectors + v]);
+      loop.carried[i * vectors + v] = multiply_add(e, product, a, b[v], loop.carried[i * vectors + v]);
   }
   sptx_ir_loop_end(ir, &loop);
   if (!product->rescale) {

@@ -66,7 +66,7 @@ enum sptx_code sptx_x86_schedule_check(const sptx_x86_schedule *schedule, const 
 
 int sptx_x86_panel(const sptx_x86_shape *shape) {
   const sptx_x86_schedule *schedule = &shape->schedule;
-  bool whole = shape->family == SPTX_X86_BACKWARD || sptx_x86_uses_amx(shape);
+  bool whole = shape->family == SPTX_X86_BACKWARD || sptx_x86_products_of(shape) == SPTX_X86_TILES;
   return whole ? schedule->query_tile : sptx_x86_lanes(schedule->isa) * schedule->register_vectors;
 }
 
@@ -74,6 +74,30 @@ static int64_t take(int64_t *bytes, int64_t size) {
   int64_t offset = *bytes;
   *bytes += ceil_div(size, 64) * 64;
   return offset;
+}
+
+/* Tiles of bfloat16. AMX pads dims to whole tiles. */
+static void take_pairs(const sptx_x86_shape *shape, int64_t keys, sptx_x86_layout *layout, int64_t *bytes) {
+  int64_t queries = shape->schedule.query_tile, dim = shape->dim, depth = ceil_div(dim, 32) * 32;
+  enum sptx_x86_products products = sptx_x86_products_of(shape);
+  if (products == SPTX_X86_FLOATS)
+    return;
+  layout->q_pairs = take(bytes, depth * queries * 2);
+  layout->weight_pairs = take(bytes, keys * sptx_x86_panel(shape) * 2);
+  if (products == SPTX_X86_PAIRS) {
+    layout->row_pairs = take(bytes, keys * dim * 2);
+  } else {
+    layout->amx_keys = take(bytes, keys * depth * 2);
+    layout->amx_values = take(bytes, ceil_div(dim, 16) * 16 * shape->schedule.key_tile * 2);
+    layout->amx_config = take(bytes, 64);
+  }
+  if (shape->family == SPTX_X86_BACKWARD) {
+    layout->d_o_pairs = take(bytes, depth * queries * 2);
+    layout->query_pairs = take(bytes, queries * dim * 2);
+    layout->d_output_pairs = take(bytes, queries * dim * 2);
+    layout->p_rounded = take(bytes, keys * queries * 2);
+    layout->d_s_rounded = take(bytes, keys * queries * 2);
+  }
 }
 
 /* Tables of keys have room for the padding to whole register blocks and for stores of 8 entries. */
@@ -109,13 +133,6 @@ void sptx_x86_layout_of(const sptx_x86_shape *shape, sptx_x86_layout *layout) {
     layout->queries = take(&bytes, queries * dim * 4);
     layout->d_outputs = take(&bytes, queries * dim * 4);
   }
-  if (sptx_x86_uses_amx(shape)) {
-    int64_t depth = ceil_div(dim, 32) * 32;
-    layout->amx_q = take(&bytes, depth * queries * 2);
-    layout->amx_k = take(&bytes, keys * depth * 2);
-    layout->amx_v = take(&bytes, ceil_div(dim, 16) * 16 * shape->schedule.key_tile * 2);
-    layout->amx_p = take(&bytes, keys * queries * 2);
-    layout->amx_config = take(&bytes, 64);
-  }
+  take_pairs(shape, keys, layout, &bytes);
   layout->bytes = bytes;
 }

@@ -124,11 +124,12 @@ static void count_terms(const sptx_x86_schedule *schedule, const sptx_problem *p
   amounts[PARTIALS] = ranges > 1 ? ranges * (double)problem->n_q * dim : 0;
 }
 
-/* Products on tile registers (AMX) take this part of the time of the same in vectors. */
+/* Products of bfloat16 take this part of the time of the same in float32. */
 static double product_share(const sptx_x86_schedule *schedule, const sptx_problem *problem,
                             enum sptx_pass pass) {
+  static const double shares[] = {[SPTX_X86_FLOATS] = 1, [SPTX_X86_PAIRS] = 0.5, [SPTX_X86_TILES] = 0.25};
   const sptx_x86_shape shape = shape_of(schedule, problem, pass);
-  return sptx_x86_uses_amx(&shape) ? 0.25 : 1;
+  return shares[sptx_x86_products_of(&shape)];
 }
 
 /* Seconds for one head when all threads are busy. */

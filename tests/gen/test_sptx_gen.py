@@ -188,6 +188,25 @@ class Forms(Case):
         self.assertIn("wgmma.mma_async", hopper)
 
 
+    def test_bfloat16_products_are_the_instructions_of_the_target(self):
+        for target, which, names in (("x86-64-avx512bf16", "forward", ("scores", "values", "values_rest")),
+                                     ("x86-64-avx512bf16", "backward", ("scores", "keys", "keys_last", "d_query")),
+                                     ("x86-64-avx512bf16", "decode", ("scores", "values", "values_rest")),
+                                     ("x86-64-amx", "forward", ("amx_scores", "amx_output"))):
+            text = self.done(pattern("dense"), "--n", 300, "--head-dim", 88, "--target", target, "--dtype", "bf16",
+                             "--pass", which, "--dump", "asm")
+            bodies = dict(re.findall(r"^\"?sptx_\w+\.(\w+)\"?:(.*?)^\.Lfunc_end", text, re.M | re.S))
+            for name in names:
+                with self.subTest(target=target, which=which, product=name):
+                    instruction = "\ttdpbf16ps" if name.startswith("amx") else "\tvdpbf16ps"
+                    loops = [loop for loop in re.findall(r"^\.LBB\w+:(.*?)^\tj", bodies[name], re.M | re.S)
+                             if instruction in loop]
+                    self.assertEqual(len(loops), 1, bodies[name])
+                    self.assertNotIn("vfmadd", loops[0])
+                    spill = r"[xyz]mm\d+.*\(%r[sb]p\)|\(%r[sb]p\).*[xyz]mm\d+"
+                    self.assertNotRegex(bodies[name], spill, "a vector is spilled")
+
+
 class Files(Case):
     def included(self, header, *flags):
         """Compiles a file that only includes the header."""

@@ -37,7 +37,7 @@ Test(x86_backward, instruction_sets_types_and_layouts) {
   for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AMX; isa++)
     for (int element = SPTX_ELEMENT_F32; element <= SPTX_ELEMENT_BF16; element++)
       for (int layout = X86_CONTIGUOUS; layout <= X86_GAPS; layout++)
-        x86_case_check(&(x86_case){.pattern = patterns[(size_t)(layout + 2 * (element != 0))],
+        x86_case_check(&(x86_case){.pattern = patterns[(size_t)(1 + element)],
                                    .isa = (enum sptx_isa)isa,
                                    .pass = SPTX_PASS_BACKWARD,
                                    .element = (enum sptx_element)element,
@@ -49,6 +49,50 @@ Test(x86_backward, instruction_sets_types_and_layouts) {
                                    .n_k = 101,
                                    .head_dim = 40,
                                    .seed = (uint64_t)(isa * 9 + element * 3 + layout)});
+}
+
+/* The instruction sets with bfloat16 products, on every pattern: sizes that leave odd numbers of keys, and
+ * parts of AMX tiles; a NaN that only some rows may see, grouped heads, score changes. */
+Test(x86_backward, bfloat16_patterns_and_sizes) {
+  static const int64_t sizes[] = {1, 17, 75, 131};
+  for (int isa = SPTX_ISA_AVX512_BF16; isa <= SPTX_ISA_AMX; isa++)
+    for (size_t p = 0; p < COUNT(patterns); p++)
+      for (size_t n = 0; n < COUNT(sizes); n++)
+        x86_case_check(&(x86_case){.pattern = patterns[p],
+                                   .isa = (enum sptx_isa)isa,
+                                   .element = SPTX_ELEMENT_BF16,
+                                   .pass = SPTX_PASS_BACKWARD,
+                                   .layout = (enum x86_layout)(n % 3),
+                                   .batch = 1,
+                                   .heads = 2,
+                                   .kv_heads = n % 2 ? 1 : 2,
+                                   .n_q = sizes[n],
+                                   .n_k = sizes[n] + 4 * (int64_t)n,
+                                   .head_dim = 24,
+                                   .seed = p * 31 + n,
+                                   .nan_row = n % 2 ? 0 : 33,
+                                   .soft_cap = p % 2 ? 2 : 0,
+                                   .alibi = p % 2,
+                                   .schedule = {.query_tile = 32, .key_tile = 64}});
+}
+
+/* Whole and broken register blocks and tiles in every direction; the longest for several ranges of keys. */
+Test(x86_backward, bfloat16_blocks) {
+  static const int query_tiles[] = {16, 32, 48, 64}, key_tiles[] = {8, 64, 96};
+  for (int isa = SPTX_ISA_AVX512_BF16; isa <= SPTX_ISA_AMX; isa++)
+    for (int dim = 16; dim <= 256; dim += 40)
+      x86_case_check(&(x86_case){
+          .pattern = patterns[1],
+          .isa = (enum sptx_isa)isa,
+          .element = SPTX_ELEMENT_BF16,
+          .pass = SPTX_PASS_BACKWARD,
+          .batch = 1,
+          .heads = 1,
+          .n_q = dim == 16 ? 700 : 107,
+          .n_k = dim == 16 ? 777 : 107,
+          .head_dim = dim,
+          .seed = (uint64_t)dim,
+          .schedule = {.query_tile = query_tiles[dim / 8 % 4], .key_tile = key_tiles[dim / 8 % 3]}});
 }
 
 Test(x86_backward, head_dims) {
@@ -221,12 +265,35 @@ Test(x86_backward, nan_stays_in_its_rows) {
                                  .nan_row = 41});
 }
 
+/* Every lane of a tile sees the same three keys, and one query holds a NaN: the keys that pad the tile, which
+ * it does not attend to, must not get any of it. */
+Test(x86_backward, nan_stays_out_of_the_padding) {
+  for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AMX; isa++)
+    for (int element = SPTX_ELEMENT_F32; element <= SPTX_ELEMENT_BF16; element += 2)
+      x86_case_check(&(x86_case){.pattern = "causal: true\nattend: {columns: {every: 64, last: 3}}\n",
+                                 .isa = (enum sptx_isa)isa,
+                                 .element = (enum sptx_element)element,
+                                 .pass = SPTX_PASS_BACKWARD,
+                                 .batch = 1,
+                                 .heads = 1,
+                                 .n_q = 150,
+                                 .n_k = 150,
+                                 .head_dim = 16,
+                                 .seed = 6,
+                                 .nan_row = 70,
+                                 .schedule = {.query_tile = 32, .key_tile = 64}});
+}
+
 Test(x86_backward, mutants_are_caught) {
-  for (int mutant = SPTX_X86_MUTANT_MASK; mutant <= SPTX_X86_MUTANT_STRIDE; mutant++) {
+  for (int k = 0; k < 3 * SPTX_X86_MUTANT_STRIDE; k++) {
+    static const enum sptx_isa isas[] = {SPTX_ISA_AVX2, SPTX_ISA_AVX512_BF16, SPTX_ISA_AMX};
+    enum sptx_isa isa = isas[k % 3];
+    int mutant = SPTX_X86_MUTANT_MASK + k / 3;
     x86_result result;
     sptx_error error = {0};
     x86_case c = {.pattern = patterns[2],
-                  .isa = SPTX_ISA_AVX2,
+                  .isa = isa,
+                  .element = isa == SPTX_ISA_AVX2 ? SPTX_ELEMENT_F32 : SPTX_ELEMENT_BF16,
                   .pass = SPTX_PASS_BACKWARD,
                   .batch = 1,
                   .heads = 2,
@@ -239,7 +306,7 @@ Test(x86_backward, mutants_are_caught) {
                   .layout = X86_POSITION_FIRST,
                   .mutant = (enum sptx_x86_mutant)mutant};
     cr_assert(x86_case_run(&c, &result, &error), "%s", error.message);
-    cr_expect(!(result.worst <= 1), "mutant %d went unseen", mutant);
+    cr_expect(!(result.worst <= 1), "mutant %d went unseen on %s", mutant, sptx_isa_name(isa));
     x86_result_clear(&result);
   }
 }

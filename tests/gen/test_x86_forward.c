@@ -67,24 +67,63 @@ Test(x86_forward, head_dims) {
                                  .seed = (uint64_t)dim});
 }
 
-/* Whole and broken tiles of AMX in every direction. */
-Test(x86_forward, amx_tiles) {
-  static const int query_tiles[] = {32, 64};
-  for (int dim = 16; dim <= 256; dim += 40)
-    for (size_t q = 0; q < COUNT(query_tiles); q++)
-      for (size_t p = 0; p < COUNT(patterns); p++)
+/* The instruction sets with bfloat16 products, on every pattern: sizes that leave odd numbers of keys, and
+ * parts of AMX tiles; a NaN that only some rows may see, grouped heads, score changes. */
+Test(x86_forward, bfloat16_patterns_and_sizes) {
+  static const int64_t sizes[] = {1, 2, 17, 75, 131};
+  for (int isa = SPTX_ISA_AVX512_BF16; isa <= SPTX_ISA_AMX; isa++)
+    for (size_t p = 0; p < COUNT(patterns); p++)
+      for (size_t n = 0; n < COUNT(sizes); n++)
         x86_case_check(&(x86_case){.pattern = patterns[p],
-                                   .isa = SPTX_ISA_AMX,
+                                   .isa = (enum sptx_isa)isa,
                                    .element = SPTX_ELEMENT_BF16,
+                                   .layout = (enum x86_layout)(n % 3),
                                    .batch = 1,
                                    .heads = 2,
-                                   .n_q = 75,
-                                   .n_k = 107,
-                                   .head_dim = dim,
-                                   .seed = p,
-                                   .nan_row = p % 2 ? 33 : 0,
-                                   .soft_cap = q ? 2 : 0,
-                                   .schedule = {.query_tile = query_tiles[q], .key_tile = q ? 64 : 96}});
+                                   .kv_heads = n % 2 ? 1 : 2,
+                                   .n_q = sizes[n],
+                                   .n_k = sizes[n] + 4 * (int64_t)n,
+                                   .head_dim = 24,
+                                   .seed = p * 31 + n,
+                                   .nan_row = n % 2 ? 0 : 33,
+                                   .soft_cap = p % 2 ? 2 : 0,
+                                   .alibi = p % 2,
+                                   .schedule = {.query_tile = 32, .key_tile = 64}});
+}
+
+Test(x86_forward, bfloat16_decode) {
+  for (size_t p = 0; p < COUNT(patterns); p++)
+    for (int64_t position = 7; position < 100; position += 41)
+      x86_case_check(&(x86_case){.pattern = patterns[p],
+                                 .isa = SPTX_ISA_AVX512_BF16,
+                                 .element = SPTX_ELEMENT_BF16,
+                                 .pass = SPTX_PASS_DECODE,
+                                 .batch = 2,
+                                 .heads = 6,
+                                 .kv_heads = 2,
+                                 .n_q = 100,
+                                 .n_k = 100,
+                                 .head_dim = 40,
+                                 .position = position,
+                                 .seed = p});
+}
+
+/* Whole and broken register blocks and tiles in every direction. */
+Test(x86_forward, bfloat16_blocks) {
+  static const int query_tiles[] = {16, 32, 48, 64}, key_tiles[] = {8, 64, 96};
+  for (int isa = SPTX_ISA_AVX512_BF16; isa <= SPTX_ISA_AMX; isa++)
+    for (int dim = 16; dim <= 256; dim += 24)
+      x86_case_check(&(x86_case){
+          .pattern = patterns[2],
+          .isa = (enum sptx_isa)isa,
+          .element = SPTX_ELEMENT_BF16,
+          .batch = 1,
+          .heads = 1,
+          .n_q = 107,
+          .n_k = 107,
+          .head_dim = dim,
+          .seed = (uint64_t)dim,
+          .schedule = {.query_tile = query_tiles[dim / 8 % 4], .key_tile = key_tiles[dim / 8 % 3]}});
 }
 
 Test(x86_forward, schedules) {
@@ -174,16 +213,17 @@ Test(x86_forward, offsets_beyond_32_bits) {
 }
 
 Test(x86_forward, rows_without_keys) {
-  for (int element = SPTX_ELEMENT_F32; element <= SPTX_ELEMENT_BF16; element++)
-    x86_case_check(&(x86_case){.pattern = "attend: {where: \"i % 3 == 0 && j < i\"}\n",
-                               .isa = sptx_x86_host_isa(),
-                               .element = (enum sptx_element)element,
-                               .batch = 1,
-                               .heads = 1,
-                               .n_q = 50,
-                               .n_k = 50,
-                               .head_dim = 16,
-                               .seed = 2});
+  for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AMX; isa++)
+    for (int element = SPTX_ELEMENT_F32; element <= SPTX_ELEMENT_BF16; element++)
+      x86_case_check(&(x86_case){.pattern = "attend: {where: \"i % 3 == 0 && j < i\"}\n",
+                                 .isa = (enum sptx_isa)isa,
+                                 .element = (enum sptx_element)element,
+                                 .batch = 1,
+                                 .heads = 1,
+                                 .n_q = 50,
+                                 .n_k = 50,
+                                 .head_dim = 16,
+                                 .seed = 2});
 }
 
 Test(x86_forward, decode) {
@@ -221,12 +261,35 @@ Test(x86_forward, nan_stays_in_its_rows) {
                                  .nan_row = 41});
 }
 
+/* Every lane of a tile sees the same three keys. The rows that pad them are those of later keys, one of which
+ * holds a NaN: it must stay out. */
+Test(x86_forward, nan_stays_out_of_the_padding) {
+  for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AMX; isa++)
+    for (int element = SPTX_ELEMENT_F32; element <= SPTX_ELEMENT_BF16; element += 2)
+      x86_case_check(&(x86_case){.pattern = "causal: true\nattend: {columns: {every: 64, last: 3}}\n",
+                                 .isa = (enum sptx_isa)isa,
+                                 .element = (enum sptx_element)element,
+                                 .pass = SPTX_PASS_FORWARD,
+                                 .batch = 1,
+                                 .heads = 1,
+                                 .n_q = 150,
+                                 .n_k = 150,
+                                 .head_dim = 16,
+                                 .seed = 6,
+                                 .nan_row = 125,
+                                 .schedule = {.query_tile = 32, .key_tile = 64}});
+}
+
 Test(x86_forward, mutants_are_caught) {
-  for (int mutant = SPTX_X86_MUTANT_MASK; mutant <= SPTX_X86_MUTANT_MERGE; mutant++) {
+  for (int k = 0; k < 3 * SPTX_X86_MUTANT_MERGE; k++) {
+    static const enum sptx_isa isas[] = {SPTX_ISA_AVX2, SPTX_ISA_AVX512_BF16, SPTX_ISA_AMX};
+    enum sptx_isa isa = isas[k % 3];
+    int mutant = SPTX_X86_MUTANT_MASK + k / 3;
     x86_result result;
     sptx_error error = {0};
     x86_case c = {.pattern = patterns[6],
-                  .isa = SPTX_ISA_AVX2,
+                  .isa = isa,
+                  .element = isa == SPTX_ISA_AVX2 ? SPTX_ELEMENT_F32 : SPTX_ELEMENT_BF16,
                   .batch = 1,
                   .heads = 2,
                   .kv_heads = 1,
@@ -238,7 +301,7 @@ Test(x86_forward, mutants_are_caught) {
                   .layout = X86_POSITION_FIRST,
                   .mutant = (enum sptx_x86_mutant)mutant};
     cr_assert(x86_case_run(&c, &result, &error), "%s", error.message);
-    cr_expect(!(result.worst <= 1), "mutant %d went unseen", mutant);
+    cr_expect(!(result.worst <= 1), "mutant %d went unseen on %s", mutant, sptx_isa_name(isa));
     x86_result_clear(&result);
   }
 }

@@ -78,6 +78,12 @@ static void narrow(uint16_t *to, const float *from, int64_t lanes) {
   }
 }
 
+/* VCVTNE2PS2BF16: the first source gives the upper half. */
+static void narrow_two(uint16_t *to, const float *upper, const float *lower) {
+  narrow(to, lower, 16);
+  narrow(to + 16, upper, 16);
+}
+
 static const struct {
   const char *name;
   void (*function)(void);
@@ -89,6 +95,7 @@ static const struct {
     {"llvm.x86.tilestored64", (void (*)(void))store},
     {"llvm.x86.tdpbf16ps", (void (*)(void))multiply},
     {"llvm.x86.avx512.mask.scalef.ps.512", (void (*)(void))scalef},
+    {"llvm.x86.avx512bf16.cvtne2ps2bf16.512", (void (*)(void))narrow_two},
 };
 
 typedef struct rewriter {
@@ -133,11 +140,83 @@ static LLVMValueRef call(const rewriter *r, void (*function)(void), LLVMTypeRef 
   return returned ? LLVMBuildLoad2(r->builder, result, returned, "") : NULL;
 }
 
+/* Of each 32-bit number of a vector, the bits of a mask. */
+static LLVMValueRef and_all(const rewriter *r, LLVMValueRef vector, uint32_t mask) {
+  LLVMTypeRef type = LLVMTypeOf(vector);
+  LLVMValueRef lanes[16];
+  for (unsigned k = 0; k < LLVMGetVectorSize(type); k++)
+    lanes[k] = LLVMConstInt(LLVMGetElementType(type), mask, false);
+  return LLVMBuildAnd(r->builder, vector, LLVMConstVector(lanes, LLVMGetVectorSize(type)), "");
+}
+
+/* Floats, from and as 32-bit numbers; subnormal ones become 0. */
+static LLVMValueRef flush(const rewriter *r, LLVMValueRef bits) {
+  LLVMValueRef exponent = and_all(r, bits, 0x7f800000);
+  LLVMValueRef none = LLVMBuildICmp(r->builder, LLVMIntEQ, exponent, LLVMConstNull(LLVMTypeOf(bits)), "");
+  return LLVMBuildSelect(r->builder, none, and_all(r, bits, 0x80000000), bits, "");
+}
+
+/* VDPBF16PS: the odd halves first; each sum is rounded to nearest, and subnormal numbers are 0 on the way in
+ * and out. */
+static LLVMValueRef emit_dot(const rewriter *r, LLVMTypeRef floats, LLVMTypeRef words,
+                             LLVMValueRef *sources) {
+  unsigned fma = LLVMLookupIntrinsicID("llvm.fma", 8);
+  LLVMTypeRef type = LLVMIntrinsicGetType(r->context, fma, &floats, 1);
+  LLVMModuleRef module = LLVMGetGlobalParent(LLVMGetBasicBlockParent(r->entry));
+  LLVMValueRef function = LLVMGetIntrinsicDeclaration(module, fma, &floats, 1), factors[3];
+  LLVMValueRef sum = flush(r, sources[0]), sixteen[16];
+  for (unsigned k = 0; k < LLVMGetVectorSize(words); k++)
+    sixteen[k] = LLVMConstInt(LLVMGetElementType(words), 16, false);
+  LLVMValueRef places = LLVMConstVector(sixteen, LLVMGetVectorSize(words));
+  for (int half = 1; half >= 0; half--) {
+    for (int k = 1; k < 3; k++) {
+      LLVMValueRef value =
+          half ? and_all(r, sources[k], 0xffff0000) : LLVMBuildShl(r->builder, sources[k], places, "");
+      factors[k - 1] = LLVMBuildBitCast(r->builder, flush(r, value), floats, "");
+    }
+    factors[2] = LLVMBuildBitCast(r->builder, sum, floats, "");
+    LLVMValueRef result = LLVMBuildCall2(r->builder, type, function, factors, 3, "");
+    sum = flush(r, LLVMBuildBitCast(r->builder, result, words, ""));
+  }
+  return sum;
+}
+
+/* The instruction is most of what kernels do: a function of the module itself, which takes vectors in
+ * registers, compiles and runs faster than one in C. */
+static LLVMValueRef replace_dot(const rewriter *r, LLVMValueRef instruction) {
+  LLVMTypeRef floats = LLVMTypeOf(instruction);
+  LLVMTypeRef words = LLVMVectorType(LLVMInt32TypeInContext(r->context), LLVMGetVectorSize(floats));
+  LLVMTypeRef type = LLVMFunctionType(words, (LLVMTypeRef[]){words, words, words}, 3, false);
+  LLVMModuleRef module = LLVMGetGlobalParent(LLVMGetBasicBlockParent(r->entry));
+  const char *name = LLVMGetVectorSize(floats) == 16 ? "emulated.dot.512" : "emulated.dot.256";
+  LLVMValueRef function = LLVMGetNamedFunction(module, name), operands[3];
+  if (!function) {
+    function = LLVMAddFunction(module, name, type);
+    LLVMSetLinkage(function, LLVMInternalLinkage);
+    LLVMAddAttributeAtIndex(
+        function, LLVMAttributeFunctionIndex,
+        LLVMCreateEnumAttribute(r->context, LLVMGetEnumAttributeKindForName("noinline", 8), 0));
+    rewriter inside = *r;
+    inside.builder = LLVMCreateBuilderInContext(r->context);
+    inside.entry = LLVMAppendBasicBlockInContext(r->context, function, "");
+    LLVMPositionBuilderAtEnd(inside.builder, inside.entry);
+    LLVMGetParams(function, operands);
+    LLVMBuildRet(inside.builder, emit_dot(&inside, floats, words, operands));
+    LLVMDisposeBuilder(inside.builder);
+  }
+  for (unsigned k = 0; k < 3; k++)
+    operands[k] = LLVMBuildBitCast(r->builder, LLVMGetOperand(instruction, k), words, "");
+  LLVMValueRef result = LLVMBuildCall2(r->builder, type, function, operands, 3, "");
+  return LLVMBuildBitCast(r->builder, result, floats, "");
+}
+
 static LLVMValueRef replace_call(const rewriter *r, LLVMValueRef instruction) {
   size_t length;
   const char *name = LLVMGetValueName2(LLVMGetCalledValue(instruction), &length);
   unsigned count = LLVMGetNumArgOperands(instruction);
   LLVMValueRef operands[8];
+  if (strncmp(name, "llvm.x86.avx512bf16.dpbf16ps", 28) == 0)
+    return replace_dot(r, instruction);
   for (size_t k = 0; k < sizeof replacements / sizeof *replacements; k++)
     if (strcmp(name, replacements[k].name) == 0) {
       bool scaled = replacements[k].function == (void (*)(void))scalef;

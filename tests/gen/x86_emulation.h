@@ -1,6 +1,6 @@
 /* Kernels for instructions that this machine lacks, rewritten so that AVX2 runs them. LLVM itself splits wide
- * vectors; what it cannot split (AMX tiles, VSCALEFPS, conversions to bfloat16) becomes calls of C functions
- * that do what Intel's manual says. */
+ * vectors; what it cannot split (AMX tiles, VDPBF16PS, VSCALEFPS, conversions to bfloat16) becomes calls of C
+ * functions that do what Intel's manual says. */
 #ifndef SPTX_TESTS_GEN_X86_EMULATION_H
 #define SPTX_TESTS_GEN_X86_EMULATION_H
 
