@@ -87,8 +87,9 @@ static sptx_x86_shape shape_of(const sptx_x86_schedule *schedule, const sptx_pro
 static double copied_rows(const sptx_x86_schedule *schedule, const sptx_problem *problem, enum sptx_pass pass,
                           const sptx_piece *piece) {
   bool badly = sptx_planner_lies_badly(&piece->key, problem->k.position * 4);
-  if (problem->element != SPTX_ELEMENT_F32)
-    return 2;
+  const sptx_x86_shape shape = shape_of(schedule, problem, pass);
+  if (problem->element != SPTX_ELEMENT_F32) /* widened, or one of them interleaved */
+    return sptx_x86_products_of(&shape) == SPTX_X86_PAIRS ? 1 : 2;
   if (schedule->copy_rows)
     return schedule->copy_rows - 1;
   return !badly ? 0 : pass == SPTX_PASS_BACKWARD ? 2 : 1;
