@@ -180,7 +180,7 @@ static void fill_ones(sptx_x86_emitter *e, int64_t table) {
 static void load_rows(sptx_backward *b, LLVMValueRef factor, int64_t table, int64_t packed, int64_t copies) {
   sptx_x86_emitter *e = b->e;
   LLVMValueRef rows = sptx_x86_scratch(e, table), tile = sptx_ir_i64(&e->ir, e->query_tile);
-  sptx_x86_pack(e, rows, factor, packed, sptx_ir_i64(&e->ir, 0), e->query_tile);
+  sptx_x86_pack(e, rows, factor, packed, e->query_tile);
   sptx_x86_call(e, e->copy_rows, (LLVMValueRef[]){rows, tile, sptx_x86_scratch(e, copies)}, 3);
 }
 
@@ -457,7 +457,7 @@ static void emit_query_tile(sptx_backward *b) {
   sptx_x86_key_walk_begin(e, &b->item.keys, b->item.first, b->key_begin, b->key_end, &walk);
   emit_step(b, &walk);
   sptx_x86_key_walk_end(e, &walk);
-  sptx_x86_unpack(e, b->f->unpack, sptx_ir_i64(ir, 0), e->query_tile);
+  sptx_x86_unpack(e, b->f->unpack, e->query_tile);
   sptx_ir_end_if(ir, &branch);
 }
 
@@ -496,6 +496,7 @@ void sptx_x86_emit_backward(sptx_x86_emitter *e, const char *symbol) {
     sptx_x86_emit_bound(e);
   sptx_x86_emit_pack(e);
   sptx_x86_emit_copy_rows(e);
+  sptx_x86_emit_fetch(e);
   sptx_x86_emit_key_rows(e);
   emit_functions(e, &f);
   sptx_x86_emitter_kernel(e, symbol);

@@ -37,6 +37,7 @@ static void emit_commons(LLVMModuleRef module, const sptx_x86_shape *shape, cons
   sptx_x86_emit_bound(&e);
   sptx_x86_emit_pack(&e);
   sptx_x86_emit_copy_rows(&e);
+  sptx_x86_emit_fetch(&e);
   sptx_x86_emit_key_rows(&e);
   sptx_x86_emit_unpack(&e, shape->element);
   sptx_x86_emit_unpack(&e, SPTX_ELEMENT_F32);

@@ -34,6 +34,7 @@ typedef struct sptx_x86_emitter {
   LLVMValueRef key_rows;                                           /* keys.c */
   LLVMValueRef pack, unpack, unpack_running, copy_rows;            /* rows.c */
   LLVMValueRef pair_rows;                                          /* pairs.c */
+  LLVMValueRef fetch, ask;                                         /* fetch.c */
 } sptx_x86_emitter;
 
 /* emit.c: access and mathematics */
@@ -121,22 +122,27 @@ void sptx_x86_key_walk_end(sptx_x86_emitter *e, sptx_x86_key_walk *walk);
 
 /* rows.c: rows of tensors to tiles of scratch and back */
 void sptx_x86_transpose(sptx_x86_emitter *e, LLVMValueRef block[8]); /* 8 vectors of 8 floats */
-/* void pack(rows, float factor, target, ahead, queries): target[d][query] = factor * row[query][d]. The rows
- * `ahead` bytes further on, which the next tile will want, are asked for on the way; so does unpack. */
+/* void pack(rows, float factor, target, queries): target[d][query] = factor * row[query][d]. */
 void sptx_x86_emit_pack(sptx_x86_emitter *e);
 /* Calls pack for the tile, panel by panel; target is scratch. */
-void sptx_x86_pack(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef factor, int64_t target,
-                   LLVMValueRef ahead, int panel);
+void sptx_x86_pack(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef factor, int64_t target, int panel);
 /* The function that writes out[query][d] = weight * output[d][query] + earlier * in[query][d] of a tile; `in`
  * is float32. */
 LLVMValueRef sptx_x86_emit_unpack(sptx_x86_emitter *e, enum sptx_element element);
 /* Calls it with the tables of scratch, panel by panel. */
-void sptx_x86_unpack(sptx_x86_emitter *e, LLVMValueRef unpack, LLVMValueRef ahead, int panel);
+void sptx_x86_unpack(sptx_x86_emitter *e, LLVMValueRef unpack, int panel);
 /* void copy_rows(rows, count, target): rows become contiguous float32 rows at target, and the table points
  * at them. */
 void sptx_x86_emit_copy_rows(sptx_x86_emitter *e);
-/* Asks for the lines of the first count rows, `ahead` bytes further on. */
-void sptx_x86_prefetch_rows(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef count, LLVMValueRef ahead);
+
+/* fetch.c: rows of the next tile, fetched bit by bit while the present one is computed */
+int64_t sptx_x86_fetch_bytes(int64_t rows); /* of a queue of so many rows */
+void sptx_x86_emit_fetch(sptx_x86_emitter *e);
+void sptx_x86_fetch(sptx_x86_emitter *e, LLVMValueRef queue); /* a few rows, if there are any */
+void sptx_x86_fetch_begin(sptx_x86_emitter *e, int64_t rows); /* empties the queue of scratch */
+/* Puts the first count rows, `ahead` bytes further on, into the queue, unless ahead is 0. */
+void sptx_x86_ask(sptx_x86_emitter *e, LLVMValueRef queue, LLVMValueRef rows, LLVMValueRef count,
+                  LLVMValueRef ahead);
 
 /* product.c: C[row][lane] (+)= sum over k of A(row, k) * B[k][lane], the register-blocked inner kernel. */
 typedef struct sptx_x86_product {
@@ -150,9 +156,10 @@ typedef struct sptx_x86_product {
   bool accumulate; /* add to C; else overwrite it */
   bool rescale;    /* C = C * factor + the sum, or without a factor the sum alone */
   bool pairs;      /* elements of A and B are pairs of bfloat16: both halves' products are added */
+  bool fetches;    /* each block takes rows from the queue that is the last argument */
 } sptx_x86_product;
-/* void f(a, b, c, i64 row_begin, i64 row_end, i64 k_count, i64 lane_offset in bytes, of b and c, and for
- * rescale a pointer to the lanes' factors or NULL); k_count > 0. */
+/* void f(a, b, c, i64 row_begin, i64 row_end, i64 k_count, i64 lane_offset in bytes, of b and c, for
+ * rescale a pointer to the lanes' factors or NULL, for fetches the queue); k_count > 0. */
 LLVMValueRef sptx_x86_emit_product(sptx_x86_emitter *e, const sptx_x86_product *product);
 
 /* The families: each writes the whole exported function. */

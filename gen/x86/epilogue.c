@@ -74,14 +74,13 @@ LLVMValueRef sptx_x86_emit_epilogue(sptx_x86_emitter *e) {
   merge_vector(e, loop.index);
   sptx_ir_loop_end(ir, &loop);
   move_lse(e, true);
-  LLVMValueRef ahead = sptx_x86_param(e, SPTX_X86_FIELD(ahead_o));
   if (e->unpack_running) {
     LLVMValueRef running = sptx_x86_param(e, SPTX_X86_FIELD(write_running));
     sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, running, zero));
-    sptx_x86_unpack(e, e->unpack_running, ahead, e->panel);
+    sptx_x86_unpack(e, e->unpack_running, e->panel);
     sptx_ir_else(ir, &branch);
   }
-  sptx_x86_unpack(e, e->unpack, ahead, e->panel);
+  sptx_x86_unpack(e, e->unpack, e->panel);
   if (e->unpack_running)
     sptx_ir_end_if(ir, &branch);
   LLVMBuildRetVoid(ir->builder);

@@ -339,8 +339,9 @@ static void emit_scores(sptx_x86_emitter *e, const sptx_forward_functions *f, co
                               panel->begin,
                               panel->end,
                               sptx_ir_i64(ir, e->products == SPTX_X86_PAIRS ? e->dim / 2 : e->dim),
-                              sptx_ir_i64(ir, 0)};
-  sptx_x86_call(e, f->scores, arguments, 7);
+                              sptx_ir_i64(ir, 0),
+                              sptx_x86_scratch(e, e->layout.fetch)};
+  sptx_x86_call(e, f->scores, arguments, 8);
 }
 
 static void call_rescale(sptx_x86_emitter *e, const sptx_forward_functions *f, const sptx_panel *panel) {
@@ -398,14 +399,16 @@ static void emit_value_products(sptx_x86_emitter *e, const sptx_forward_function
   sptx_ir *ir = &e->ir;
   LLVMValueRef factor = sptx_x86_lane_vector(e, e->layout.factor, panel->vector), zero = sptx_ir_i64(ir, 0);
   factor = sptx_ir_select(ir, panel->fresh, LLVMConstNull(ir->pointer), factor);
+  LLVMValueRef queue = sptx_x86_scratch(e, e->layout.fetch);
   LLVMValueRef middle = sptx_ir_i64(ir, sptx_x86_main_rows(e)), end = sptx_ir_i64(ir, e->dim);
-  sptx_x86_call(e, f->values,
-                (LLVMValueRef[]){o->values, o->weights, panel->output, zero, middle, o->count, zero, factor},
-                8);
+  sptx_x86_call(
+      e, f->values,
+      (LLVMValueRef[]){o->values, o->weights, panel->output, zero, middle, o->count, zero, factor, queue}, 9);
   if (f->values_rest)
-    sptx_x86_call(e, f->values_rest,
-                  (LLVMValueRef[]){o->values, o->weights, panel->output, middle, end, o->count, zero, factor},
-                  8);
+    sptx_x86_call(
+        e, f->values_rest,
+        (LLVMValueRef[]){o->values, o->weights, panel->output, middle, end, o->count, zero, factor, queue},
+        9);
 }
 
 /* O^T = O^T * factor + V^T P^T. Where pairs are masked and V holds an infinity or NaN, 0 * V must not reach
@@ -472,7 +475,8 @@ static void emit_functions(sptx_x86_emitter *e, sptx_forward_functions *f) {
                               .lanes = e->lanes,
                               .b_stride = panel_bytes,
                               .c_stride = panel_bytes,
-                              .pairs = e->products == SPTX_X86_PAIRS};
+                              .pairs = e->products == SPTX_X86_PAIRS,
+                              .fetches = true};
   bool floats = e->products == SPTX_X86_FLOATS;
   f->softmax = emit_softmax(e);
   f->rescale = emit_rescale(e);
@@ -542,6 +546,16 @@ static void clear_output(sptx_x86_emitter *e) {
   sptx_ir_loop_end(ir, &loop);
 }
 
+/* The next tile's rows of q and o; key_rows sees to those of k and v. */
+static void ask_for_next(sptx_x86_emitter *e) {
+  LLVMValueRef queue = sptx_x86_scratch(e, e->layout.fetch), count = sptx_ir_i64(&e->ir, e->query_tile);
+  sptx_x86_fetch_begin(e, (int64_t)e->query_tile * 4);
+  sptx_x86_ask(e, queue, sptx_x86_scratch(e, e->layout.query_row), count,
+               sptx_x86_param(e, SPTX_X86_FIELD(ahead_q)));
+  sptx_x86_ask(e, queue, sptx_x86_scratch(e, e->layout.output_row), count,
+               sptx_x86_param(e, SPTX_X86_FIELD(ahead_o)));
+}
+
 /* One query tile (or one unit of heads): void tile(args, params, number, scratch), with everything inlined
  * that is not a function already. */
 static LLVMValueRef emit_tile(sptx_x86_emitter *e, const sptx_forward_functions *f) {
@@ -555,7 +569,8 @@ static LLVMValueRef emit_tile(sptx_x86_emitter *e, const sptx_forward_functions 
   LLVMValueRef table = sptx_x86_scratch(e, e->layout.query_row);
   bool floats = e->products == SPTX_X86_FLOATS; /* bfloat16 holds q exactly as long as it is not scaled */
   LLVMValueRef factor = floats ? sptx_x86_query_factor(e) : sptx_ir_f32(ir, 1);
-  sptx_x86_pack(e, table, factor, e->layout.q, sptx_x86_param(e, SPTX_X86_FIELD(ahead_q)), e->panel);
+  sptx_x86_pack(e, table, factor, e->layout.q, e->panel);
+  ask_for_next(e);
   if (!floats)
     sptx_x86_pairs_dims(e, &f->pairs, e->layout.q, e->layout.q_pairs);
   clear_output(e);
@@ -578,6 +593,7 @@ void sptx_x86_emit_forward(sptx_x86_emitter *e, const char *symbol) {
     sptx_x86_emit_bound(e);
   sptx_x86_emit_pack(e);
   sptx_x86_emit_copy_rows(e);
+  sptx_x86_emit_fetch(e);
   sptx_x86_emit_key_rows(e);
   e->unpack = sptx_x86_emit_unpack(e, e->shape->element);
   e->unpack_running =

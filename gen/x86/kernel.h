@@ -95,6 +95,7 @@ typedef struct sptx_x86_layout {
   int64_t query_row, input_row, output_row, lse_row, key_row, value_row, key_position, keys, values;
   int64_t d_o, d_scores, queries, d_outputs, d_output_row, d_key_row, d_value_row, lse, delta;
   int64_t kept_keys, kept_values;      /* which rows stand in keys and values */
+  int64_t fetch;                       /* queue of rows to ask for */
   int64_t zero_row, dump_row;          /* stand in for rows that are not read, not written */
   int64_t q_pairs, d_o_pairs;          /* [dim / 2][query], pairs of dims; of each panel */
   int64_t weight_pairs;                /* [key / 2][query], pairs of keys: of P, or dS in the backward */

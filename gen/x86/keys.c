@@ -14,7 +14,7 @@ typedef struct sptx_kept {
 typedef struct sptx_key_side {
   LLVMValueRef base, stride;        /* the tensor */
   LLVMValueRef table, copies, kept; /* scratch */
-  LLVMValueRef copy, ahead, ahead_last, ahead_most;
+  LLVMValueRef copy, ahead, ahead_last, ahead_most, queue;
 } sptx_key_side;
 
 static LLVMValueRef kept_field(sptx_x86_emitter *e, const sptx_key_side *side, size_t field) {
@@ -34,14 +34,11 @@ void sptx_x86_key_rows_begin(sptx_x86_emitter *e) {
 static void look_ahead(sptx_x86_emitter *e, const sptx_key_side *side, LLVMValueRef count) {
   sptx_ir *ir = &e->ir;
   LLVMValueRef zero = sptx_ir_i64(ir, 0);
-  sptx_ir_branch branch;
-  sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntNE, side->ahead, zero));
   LLVMValueRef wanted = sptx_ir_min(ir, count, side->ahead_most);
   LLVMValueRef last = sptx_ir_compare(ir, LLVMIntNE, side->ahead_last, zero);
   LLVMValueRef start = sptx_ir_select(ir, last, sptx_ir_sub(ir, count, wanted), zero);
   LLVMValueRef table = sptx_ir_at(ir, side->table, sptx_ir_mul(ir, start, sptx_ir_i64(ir, 8)));
-  sptx_x86_prefetch_rows(e, table, wanted, side->ahead);
-  sptx_ir_end_if(ir, &branch);
+  sptx_x86_ask(e, side->queue, table, wanted, side->ahead);
 }
 
 /* Are rows first .. first + count of these keys already copied? */
@@ -110,15 +107,15 @@ static void pad_table(sptx_x86_emitter *e, const sptx_key_side *side, LLVMValueR
 void sptx_x86_emit_key_rows(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
   LLVMTypeRef pointer = ir->pointer, word = ir->i64;
-  LLVMTypeRef types[] = {pointer, word,    word,    word, word, pointer, word,
-                         pointer, pointer, pointer, word, word, word,    word};
+  LLVMTypeRef types[] = {pointer, word,    word, word, word, pointer, word,   pointer,
+                         pointer, pointer, word, word, word, word,    pointer};
   enum { PARAMETERS = sizeof types / sizeof *types };
   if (!sptx_x86_common_function(e, "key_rows", ir->void_type, types, PARAMETERS, &e->key_rows))
     return;
   LLVMValueRef p[PARAMETERS];
   LLVMGetParams(ir->function, p);
   LLVMValueRef positions = p[0], origin = p[1], first = p[2], count = p[3], padded = p[4];
-  sptx_key_side side = {p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13]};
+  sptx_key_side side = {p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14]};
   sptx_x86_rows(e, positions, padded, side.base, side.stride, side.table);
   look_ahead(e, &side, count);
   sptx_ir_branch copies;
@@ -182,7 +179,8 @@ void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const spt
                                 copies_rows(e, sides[k].copy),
                                 sptx_x86_param(e, sides[k].ahead),
                                 sptx_x86_param(e, SPTX_X86_FIELD(ahead_last)),
-                                sptx_ir_i64(ir, e->query_tile)};
+                                sptx_ir_i64(ir, e->query_tile),
+                                sptx_x86_scratch(e, l->fetch)};
     sptx_x86_call(e, e->key_rows, arguments, sizeof arguments / sizeof *arguments);
     if (e->products != SPTX_X86_FLOATS) /* where depths are padded, no infinity may come in */
       sptx_x86_point_rows(e, sides[k].table, walk->count, sptx_x86_pairs_padded(e, walk->count), l->zero_row);

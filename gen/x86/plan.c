@@ -350,8 +350,6 @@ static enum sptx_code plan_piece(sptx_planner *planner, const sptx_piece *piece,
     if (params.tile_items > 1)
       look_ahead(piece, schedule.query_tile, &params);
   }
-  if (!schedule.copy_rows)
-    params.copy_k = 0; /* the forward reads each row of K once a tile: a copy seldom gains */
   params.merge = index > 0;
   params.read_running = rounded && index > 0;
   params.write_running = rounded && index + 1 < count;

@@ -138,16 +138,18 @@ static void emit_block(sptx_x86_emitter *e, const sptx_product_block *block) {
 
 LLVMValueRef sptx_x86_emit_product(sptx_x86_emitter *e, const sptx_x86_product *product) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->pointer, ir->i64,
-                         ir->i64,     ir->i64,     ir->i64,     ir->pointer};
-  unsigned count = product->rescale ? 8 : 7;
-  LLVMValueRef function = sptx_x86_local_function(e, product->name, ir->void_type, types, count), p[8] = {0};
+  LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->pointer, ir->i64,    ir->i64,
+                         ir->i64,     ir->i64,     ir->pointer, ir->pointer};
+  unsigned count = 7 + product->rescale + product->fetches;
+  LLVMValueRef function = sptx_x86_local_function(e, product->name, ir->void_type, types, count), p[9] = {0};
   LLVMGetParams(function, p);
   sptx_ir_loop rows, groups;
   int64_t group_bytes = (int64_t)product->vectors * product->lanes * 4;
   sptx_ir_loop_begin(ir, &rows, p[3], p[4], sptx_ir_i64(ir, product->rows), false, NULL, 0);
   LLVMValueRef end = sptx_ir_add(ir, p[6], sptx_ir_i64(ir, product->groups * group_bytes));
   sptx_ir_loop_begin(ir, &groups, p[6], end, sptx_ir_i64(ir, group_bytes), true, NULL, 0);
+  if (product->fetches)
+    sptx_x86_fetch(e, p[count - 1]);
   sptx_product_block block = {product, p[0], p[1], p[2], rows.index, p[5], groups.index, p[7]};
   emit_block(e, &block);
   sptx_ir_loop_end(ir, &groups);

@@ -51,34 +51,13 @@ static void tile_addresses(sptx_x86_emitter *e, LLVMValueRef base, LLVMValueRef 
   }
 }
 
-/* Asks for the lines of `bytes` bytes at an address; an address outside all memory does no harm. */
-static void prefetch(sptx_x86_emitter *e, LLVMValueRef address, int64_t bytes, bool write) {
-  enum { LINE = 64, KEEP = 3, DATA = 1 };
-  sptx_ir *ir = &e->ir;
-  for (int64_t line = 0; line < bytes; line += LINE) {
-    LLVMValueRef arguments[] = {sptx_ir_at_constant(ir, address, line), sptx_ir_i32(ir, write),
-                                sptx_ir_i32(ir, KEEP), sptx_ir_i32(ir, DATA)};
-    sptx_ir_intrinsic(ir, "llvm.prefetch", ir->pointer, arguments, 4);
-  }
-}
-
-static void prefetch_rows(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef first, LLVMValueRef count,
-                          LLVMValueRef ahead, int64_t bytes, bool write) {
-  sptx_ir *ir = &e->ir;
-  sptx_ir_loop rows;
-  LLVMValueRef end = sptx_ir_add(ir, first, count);
-  sptx_ir_loop_begin(ir, &rows, first, end, sptx_ir_i64(ir, 1), false, NULL, 0);
-  prefetch(e, sptx_ir_at(ir, table_pointer(e, table, rows.index, 0), ahead), bytes, write);
-  sptx_ir_loop_end(ir, &rows);
-}
-
 void sptx_x86_emit_pack(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[] = {ir->pointer, ir->f32, ir->pointer, ir->i64, ir->i64};
-  if (!sptx_x86_common_function(e, "pack", ir->void_type, types, 5, &e->pack))
+  LLVMTypeRef types[] = {ir->pointer, ir->f32, ir->pointer, ir->i64};
+  if (!sptx_x86_common_function(e, "pack", ir->void_type, types, 4, &e->pack))
     return;
   LLVMValueRef table = LLVMGetParam(ir->function, 0), target = LLVMGetParam(ir->function, 2);
-  LLVMValueRef ahead = LLVMGetParam(ir->function, 3), count = LLVMGetParam(ir->function, 4);
+  LLVMValueRef count = LLVMGetParam(ir->function, 3);
   LLVMValueRef factor = sptx_ir_splat(ir, LLVMGetParam(ir->function, 1), BLOCK), zero = sptx_ir_i64(ir, 0);
   LLVMValueRef step = sptx_ir_i64(ir, BLOCK), block[BLOCK], rows[BLOCK], cells[BLOCK];
   int64_t bytes = sptx_x86_element_bytes(e->shape->element);
@@ -86,7 +65,6 @@ void sptx_x86_emit_pack(sptx_x86_emitter *e) {
   sptx_ir_loop_begin(ir, &queries, zero, count, step, true, NULL, 0);
   for (int k = 0; k < BLOCK; k++)
     rows[k] = table_pointer(e, table, queries.index, k);
-  prefetch_rows(e, table, queries.index, step, ahead, e->dim * bytes, false);
   sptx_ir_loop_begin(ir, &dims, zero, sptx_ir_i64(ir, e->dim), step, true, NULL, 0);
   LLVMValueRef offset = sptx_ir_mul(ir, dims.index, sptx_ir_i64(ir, bytes));
   for (int k = 0; k < BLOCK; k++) {
@@ -107,20 +85,19 @@ static LLVMValueRef at_index(sptx_x86_emitter *e, LLVMValueRef base, LLVMValueRe
   return sptx_ir_at(&e->ir, base, sptx_ir_mul(&e->ir, index, sptx_ir_i64(&e->ir, bytes)));
 }
 
-void sptx_x86_pack(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef factor, int64_t target,
-                   LLVMValueRef ahead, int panel) {
+void sptx_x86_pack(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef factor, int64_t target, int panel) {
   sptx_ir *ir = &e->ir;
   LLVMValueRef width = sptx_ir_i64(ir, panel);
   sptx_ir_loop loop;
   sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, e->query_tile), width, true, NULL, 0);
   LLVMValueRef packed = at_index(e, sptx_x86_scratch(e, target), loop.index, (int64_t)e->dim * 4);
-  LLVMValueRef arguments[] = {at_index(e, table, loop.index, 8), factor, packed, ahead, width};
-  sptx_x86_call(e, e->pack, arguments, 5);
+  LLVMValueRef arguments[] = {at_index(e, table, loop.index, 8), factor, packed, width};
+  sptx_x86_call(e, e->pack, arguments, 4);
   sptx_ir_loop_end(ir, &loop);
 }
 
-/* void unpack(weight, earlier, input rows, source, output rows, ahead, count of queries) */
-enum { U_WEIGHT, U_EARLIER, U_INPUTS, U_SOURCE, U_OUTPUTS, U_AHEAD, U_QUERIES, U_COUNT };
+/* void unpack(weight, earlier, input rows, source, output rows, count of queries) */
+enum { U_WEIGHT, U_EARLIER, U_INPUTS, U_SOURCE, U_OUTPUTS, U_QUERIES, U_COUNT };
 
 /* One block of 8 queries by 8 dims on its way out. */
 static void unpack_block(sptx_x86_emitter *e, enum sptx_element element, LLVMValueRef *p, LLVMValueRef query,
@@ -147,8 +124,7 @@ static void unpack_block(sptx_x86_emitter *e, enum sptx_element element, LLVMVal
 
 LLVMValueRef sptx_x86_emit_unpack(sptx_x86_emitter *e, enum sptx_element element) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[U_COUNT] = {ir->pointer, ir->pointer, ir->pointer, ir->pointer,
-                                ir->pointer, ir->i64,     ir->i64};
+  LLVMTypeRef types[U_COUNT] = {ir->pointer, ir->pointer, ir->pointer, ir->pointer, ir->pointer, ir->i64};
   LLVMValueRef function, p[U_COUNT];
   const char *name = element == SPTX_ELEMENT_F32 ? "unpack_float" : "unpack";
   if (!sptx_x86_common_function(e, name, ir->void_type, types, U_COUNT, &function))
@@ -157,8 +133,6 @@ LLVMValueRef sptx_x86_emit_unpack(sptx_x86_emitter *e, enum sptx_element element
   LLVMValueRef zero = sptx_ir_i64(ir, 0), step = sptx_ir_i64(ir, BLOCK);
   sptx_ir_loop queries, dims;
   sptx_ir_loop_begin(ir, &queries, zero, p[U_QUERIES], step, true, NULL, 0);
-  prefetch_rows(e, p[U_OUTPUTS], queries.index, step, p[U_AHEAD], e->dim * sptx_x86_element_bytes(element),
-                true);
   sptx_ir_loop_begin(ir, &dims, zero, sptx_ir_i64(ir, e->dim), step, true, NULL, 0);
   unpack_block(e, element, p, queries.index, dims.index);
   sptx_ir_loop_end(ir, &dims);
@@ -167,7 +141,7 @@ LLVMValueRef sptx_x86_emit_unpack(sptx_x86_emitter *e, enum sptx_element element
   return function;
 }
 
-void sptx_x86_unpack(sptx_x86_emitter *e, LLVMValueRef unpack, LLVMValueRef ahead, int panel) {
+void sptx_x86_unpack(sptx_x86_emitter *e, LLVMValueRef unpack, int panel) {
   const sptx_x86_layout *l = &e->layout;
   sptx_ir *ir = &e->ir;
   LLVMValueRef width = sptx_ir_i64(ir, panel);
@@ -180,8 +154,8 @@ void sptx_x86_unpack(sptx_x86_emitter *e, LLVMValueRef unpack, LLVMValueRef ahea
                {l->input_row, 8},
                {l->output, (int64_t)e->dim * 4},
                {l->output_row, 8}};
-  LLVMValueRef arguments[U_COUNT] = {[U_AHEAD] = ahead, [U_QUERIES] = width};
-  for (int k = U_WEIGHT; k < U_AHEAD; k++)
+  LLVMValueRef arguments[U_COUNT] = {[U_QUERIES] = width};
+  for (int k = U_WEIGHT; k < U_QUERIES; k++)
     arguments[k] = at_index(e, sptx_x86_scratch(e, parts[k].array), loop.index, parts[k].bytes);
   sptx_x86_call(e, unpack, arguments, U_COUNT);
   sptx_ir_loop_end(ir, &loop);
@@ -211,9 +185,4 @@ void sptx_x86_emit_copy_rows(sptx_x86_emitter *e) {
   rows.carried[0] = sptx_ir_at_constant(ir, rows.carried[0], (int64_t)e->dim * 4);
   sptx_ir_loop_end(ir, &rows);
   LLVMBuildRetVoid(ir->builder);
-}
-
-void sptx_x86_prefetch_rows(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef count, LLVMValueRef ahead) {
-  int64_t bytes = sptx_x86_element_bytes(e->shape->element) * e->dim;
-  prefetch_rows(e, table, sptx_ir_i64(&e->ir, 0), count, ahead, bytes, false);
 }

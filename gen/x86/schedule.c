@@ -1,5 +1,6 @@
 /* Schedules: the register blocks that fit each instruction set, the tile sizes worth trying for a piece, what
  * they are expected to cost, and the scratch memory a kernel of a given shape needs. */
+#include "gen/x86/emit.h"
 #include "gen/x86/planner.h"
 #include "patterns/integer.h"
 
@@ -125,6 +126,7 @@ void sptx_x86_layout_of(const sptx_x86_shape *shape, sptx_x86_layout *layout) {
   layout->values = take(&bytes, keys * dim * 4);
   layout->kept_keys = take(&bytes, 32);
   layout->kept_values = take(&bytes, 32);
+  layout->fetch = take(&bytes, sptx_x86_fetch_bytes(4 * queries));
   layout->zero_row = take(&bytes, dim * 4);
   layout->dump_row = take(&bytes, dim * 4);
   if (shape->family == SPTX_X86_BACKWARD) {

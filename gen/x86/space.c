@@ -20,7 +20,7 @@ typedef struct sptx_register_block {
 
 static const sptx_register_block blocks[] = {
     {16, 6, 4, 1.00}, {16, 8, 3, 1.02},  {16, 4, 4, 1.04}, {16, 12, 2, 1.10},
-    {16, 8, 2, 1.12}, {16, 16, 1, 1.45}, {8, 6, 2, 1.00},  {8, 4, 2, 1.00},
+    {16, 8, 2, 1.12}, {16, 16, 1, 1.45}, {8, 6, 2, 1.00},  {8, 4, 2, 1.03},
     {8, 4, 3, 1.04},  {8, 8, 1, 1.20},   {8, 12, 1, 1.30},
 };
 enum { BLOCK_COUNT = sizeof blocks / sizeof *blocks };
@@ -102,7 +102,8 @@ static void count_terms(const sptx_x86_schedule *schedule, const sptx_problem *p
   double tile = schedule->query_tile, dim = problem->head_dim;
   bool backward = pass == SPTX_PASS_BACKWARD;
   const sptx_x86_shape shape = shape_of(schedule, problem, pass);
-  double panel = sptx_x86_panel(&shape);
+  /* A list costs the same however it is cut. */
+  double panel = piece->kind == SPTX_PIECE_BAND ? sptx_x86_panel(&shape) : tile;
   sptx_workload panels = *work;
   if (panel < tile)
     sptx_workload_of(problem, piece, (int)panel, schedule->key_tile, &panels);
@@ -278,21 +279,28 @@ int sptx_x86_schedule_space(const sptx_problem *problem, enum sptx_pass pass, co
   return s.count;
 }
 
-/* The cheapest of the blocks that fit the schedule's query tile; a block that is given stays. */
-static double best_of_blocks(sptx_x86_schedule *schedule, const sptx_problem *problem, enum sptx_pass pass,
-                             const sptx_piece *piece) {
+/* A schedule's part over the cheapest that counts as none: pieces of a plan share a kernel where their
+ * schedules are equal, and compiling takes far longer than the difference. */
+static double negligible(enum sptx_pass pass) {
+  return pass == SPTX_PASS_FORWARD ? 1.02 : 1;
+}
+
+/* The first of the blocks that fit the schedule's tiles and are as good as the best; a block that is given
+ * stays. Infinite when none fits. */
+static double choose_block(sptx_x86_schedule *schedule, const sptx_problem *problem, enum sptx_pass pass,
+                           const sptx_piece *piece) {
   const sptx_x86_schedule given = *schedule;
-  bool free_block = !given.register_rows && !given.register_vectors;
+  bool is_given = given.register_rows || given.register_vectors;
   double least = INFINITY;
-  for (int b = 0; b < (free_block ? BLOCK_COUNT : 1); b++) {
+  for (int b = 0; b < (is_given ? 1 : BLOCK_COUNT); b++) {
     sptx_x86_schedule one = given;
-    if (free_block)
+    if (!is_given)
       one.register_rows = blocks[b].rows, one.register_vectors = blocks[b].vectors;
-    if ((free_block && blocks[b].lanes != sptx_x86_lanes(one.isa)) ||
+    if ((!is_given && blocks[b].lanes != sptx_x86_lanes(one.isa)) ||
         sptx_x86_schedule_check(&one, piece, NULL) != SPTX_CODE_OK)
       continue;
     double seconds = sptx_x86_schedule_cost(&one, problem, pass, piece, problem->heads, &sptx_x86_rates);
-    if (seconds < least)
+    if (seconds * negligible(pass) < least)
       least = seconds, *schedule = one;
   }
   return least;
@@ -301,16 +309,21 @@ static double best_of_blocks(sptx_x86_schedule *schedule, const sptx_problem *pr
 void sptx_x86_best_tiles(sptx_x86_schedule *schedule, const sptx_problem *problem, enum sptx_pass pass,
                          const sptx_piece *piece) {
   enum { LONGEST = 64 }; /* longer query tiles were never the best: they are left to the tuner */
-  sptx_x86_schedule best = *schedule;
-  double least = INFINITY;
+  sptx_x86_schedule tried[QUERY_TILES * KEY_TILES];
+  double seconds[QUERY_TILES * KEY_TILES], least = INFINITY;
+  int count = 0;
   for (int q = 0; q < QUERY_TILES && query_tiles[q] <= LONGEST; q++)
-    for (int k = 0; k < KEY_TILES && !is_too_long(problem, piece, query_tiles[q], k); k++) {
-      sptx_x86_schedule one = *schedule;
-      one.query_tile = one.query_tile ? one.query_tile : query_tiles[q];
-      one.key_tile = one.key_tile ? one.key_tile : key_tiles[k];
-      double seconds = best_of_blocks(&one, problem, pass, piece);
-      if (seconds < least)
-        least = seconds, best = one;
+    for (int k = 0; k < KEY_TILES; k++, count++) {
+      tried[count] = *schedule;
+      tried[count].query_tile = schedule->query_tile ? schedule->query_tile : query_tiles[q];
+      tried[count].key_tile = schedule->key_tile ? schedule->key_tile : key_tiles[k];
+      seconds[count] = choose_block(&tried[count], problem, pass, piece);
+      least = fmin(least, seconds[count]);
     }
-  *schedule = best;
+  /* The longest tiles of the cheapest. */
+  for (int k = count - 1; k >= 0; k--)
+    if (seconds[k] <= least * negligible(pass)) {
+      *schedule = tried[k];
+      return;
+    }
 }
