@@ -24,8 +24,9 @@ static const char usage[] =
     "its own. Every candidate is run in a process of its own and its result compared before its time "
     "counts;\n"
     "the default stays unless something was measured faster. Ctrl-C ends the search with what it has found.\n"
-    "\n" SPTX_SHAPE_USAGE
-    "  --budget TIME      about how long to search for each pass of each step: 30s, 2m, 500ms, 0 (30s)\n"
+    "\n" SPTX_SHAPE_USAGE "  --budget TIME      about how long to search for each pass of each step: 30s, "
+    "2m, 500ms, 0 (25s; 18s on a\n"
+    "                     GPU)\n"
     "  --exhaustive       measure every candidate, however long it takes\n"
     "  --wisdom FILE.db   the database to use ($XDG_CACHE_HOME/sptx/wisdom.db or ~/.cache/sptx/wisdom.db)\n"
     "  --report FILE.html writes a page with plots of what was measured\n"
@@ -62,7 +63,7 @@ static const double measured_share = 0.1; /* of the space: the cost model answer
 
 struct options {
   sptx_shape_options shape;
-  double budget;
+  double budget; /* seconds; negative: not given */
   const char *wisdom, *report, *sweep, *forget, *export_path, *import_path;
   bool exhaustive, list, json, help, version;
 };
@@ -204,8 +205,16 @@ static enum sptx_code check_wisdom(const char *path, sptx_error *error) {
   return SPTX_CODE_OK;
 }
 
+static double budget_of(const struct options *options) {
+  if (options->exhaustive)
+    return INFINITY;
+  if (options->budget >= 0)
+    return options->budget;
+  return strncmp(options->shape.request.device, "cuda", strlen("cuda")) == 0 ? 18 : 25;
+}
+
 static sptx_tune_settings settings_of(const struct options *options, const char *wisdom) {
-  return (sptx_tune_settings){.budget_seconds = options->exhaustive ? INFINITY : options->budget,
+  return (sptx_tune_settings){.budget_seconds = budget_of(options),
                               .share = options->exhaustive ? 1 : measured_share,
                               .wisdom_path = wisdom,
                               .bar = isatty(STDERR_FILENO),
@@ -487,7 +496,7 @@ static int run(const struct options *options) {
 }
 
 int main(int argc, char **argv) {
-  struct options options = {.budget = 30};
+  struct options options = {.budget = -1};
   int status = EXIT_SUCCESS;
   sptx_shape_options_begin(&options.shape, command);
   if (!parse_arguments(argc, argv, &options))
