@@ -174,6 +174,7 @@ class Tune(unittest.TestCase):
         shown = b""
         while b"best" not in shown:
             shown += os.read(reader, 1 << 16)
+        self.assertEqual(len(members(process.pid)), 2, "the tuner and its worker")
         process.kill()
         process.wait(timeout=60)
         for _ in range(600):  # its worker finds the pipe closed
