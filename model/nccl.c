@@ -4,27 +4,27 @@
 #include <dlfcn.h>
 #include <string.h>
 
-static enum sptx_code resolve(sptx_nccl *nccl, sptx_error *error) {
+static enum sptx_code resolve(const char *library, sptx_nccl *nccl, sptx_error *error) {
 #define SPTX_NCCL_RESOLVE(result, name, parameters)                                                          \
   *(void **)&nccl->name = dlsym(nccl->library, "nccl" #name);                                                \
   if (!nccl->name)                                                                                           \
-    return sptx_fail(error, SPTX_CODE_NO_DEVICE,                                                             \
-                     "libnccl.so.2 has no nccl" #name ": install NCCL 2.4 or later");
+    return sptx_fail(error, SPTX_CODE_NO_DEVICE, "%s has no nccl" #name ": install NCCL 2.4 or later",       \
+                     library);
   SPTX_NCCL_FUNCTIONS(SPTX_NCCL_RESOLVE)
 #undef SPTX_NCCL_RESOLVE
   return SPTX_CODE_OK;
 }
 
-enum sptx_code sptx_nccl_open(sptx_nccl *nccl, sptx_error *error) {
+enum sptx_code sptx_nccl_open(const char *name, sptx_nccl *nccl, sptx_error *error) {
   memset(nccl, 0, sizeof *nccl);
-  nccl->library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
+  nccl->library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
   if (!nccl->library)
     return sptx_fail(
         error, SPTX_CODE_NO_DEVICE,
-        "training on several GPUs needs NCCL, and libnccl.so.2 is not found (%s): install libnccl2 "
-        "or add its folder to LD_LIBRARY_PATH",
+        "training on several GPUs needs NCCL, which cannot be opened (%s): install libnccl2 or add "
+        "its folder to LD_LIBRARY_PATH",
         dlerror());
-  enum sptx_code code = resolve(nccl, error);
+  enum sptx_code code = resolve(name, nccl, error);
   if (code != SPTX_CODE_OK)
     sptx_nccl_close(nccl);
   return code;

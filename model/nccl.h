@@ -38,8 +38,11 @@ typedef struct sptx_nccl {
 /* Constants of nccl.h that we use; the test compares them too. */
 enum { SPTX_NCCL_IN_PROGRESS = 7, SPTX_NCCL_FLOAT32 = 7, SPTX_NCCL_SUM = 0 };
 
-/* Opens libnccl.so.2. Fails: SPTX_CODE_NO_DEVICE, in one sentence, where it is missing or too old. */
-enum sptx_code sptx_nccl_open(sptx_nccl *nccl, sptx_error *error);
+#define SPTX_NCCL_LIBRARY "libnccl.so.2"
+
+/* Opens the library, SPTX_NCCL_LIBRARY but in tests. Fails: SPTX_CODE_NO_DEVICE, in one sentence, where it is
+ * missing or too old. */
+enum sptx_code sptx_nccl_open(const char *name, sptx_nccl *nccl, sptx_error *error);
 void sptx_nccl_close(sptx_nccl *nccl);
 
 #endif

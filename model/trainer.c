@@ -147,7 +147,7 @@ static enum sptx_code connect_devices(struct trainer *trainer, sptx_error *error
   const sptx_device *device = trainer->transformer->device;
   if (!device->driver || trainer->communicator->size == 1)
     return SPTX_CODE_OK;
-  SPTX_TRY(sptx_nccl_open(&trainer->nccl, error));
+  SPTX_TRY(sptx_nccl_open(SPTX_NCCL_LIBRARY, &trainer->nccl, error));
   sptx_communicator *devices;
   SPTX_TRY(
       sptx_communicator_create_nccl(trainer->communicator, device->driver, &trainer->nccl, &devices, error));
