@@ -141,17 +141,17 @@ static enum sptx_code read_dictionary(cursor *c, sptx_npy *npy) {
                                        : damaged(c, "its head lacks descr, fortran_order or shape");
 }
 
+/* An axis of 0 does not excuse the others: whoever multiplies some of them must not overflow. */
 static enum sptx_code count_bytes(const char *name, sptx_npy *npy, sptx_error *error) {
-  npy->count = 1;
   bool overflow = false, empty = false;
+  int64_t count = 1;
   for (int axis = 0; axis < npy->rank; axis++) {
     empty = empty || npy->shape[axis] == 0;
-    overflow = overflow || __builtin_mul_overflow(npy->count, npy->shape[axis], &npy->count);
+    overflow = overflow || __builtin_mul_overflow(count, npy->shape[axis] ? npy->shape[axis] : 1, &count);
   }
-  if (empty)
-    npy->count = 0;
-  else if (overflow || npy->count > INT64_MAX / (int64_t)types[npy->type].size)
+  if (overflow || count > INT64_MAX / (int64_t)types[npy->type].size)
     return sptx_fail(error, SPTX_CODE_OVERFLOW, "%s: the array's size does not fit 63 bits", name);
+  npy->count = empty ? 0 : count;
   npy->bytes = (size_t)npy->count * types[npy->type].size;
   return SPTX_CODE_OK;
 }

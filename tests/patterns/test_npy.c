@@ -86,6 +86,8 @@ Test(npy, heads_that_are_refused) {
       {"{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296), }", 8,
        SPTX_CODE_OVERFLOW},
       {"{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904,), }", 8, SPTX_CODE_OVERFLOW},
+      {"{'descr': '|b1', 'fortran_order': False, 'shape': (4611686018427387904, 4, 0), }", 0,
+       SPTX_CODE_OVERFLOW},
       {"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,), }", 8, SPTX_CODE_OVERFLOW},
       {"{'descr': '<f4', 'fortran_order': False, 'shape': "
        "(1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,"
