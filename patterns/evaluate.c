@@ -298,8 +298,9 @@ static uint64_t matching_residues(const sptx_clause *clause, int64_t i, int64_t 
 
 /* What the clause without its literals leaves to query i. */
 static uint64_t structure_row(const sptx_clause *clause, int64_t i, int64_t j0) {
-  int64_t from, to, place = i % clause->query_run.every - clause->query_run.from;
-  if (i < clause->query_from || i >= clause->query_to || place < 0 || place >= clause->query_run.count)
+  const sptx_run *run = &clause->query_run;
+  int64_t from, to, place = (run->every == 1 ? 0 : i % run->every) - run->from;
+  if (i < clause->query_from || i >= clause->query_to || place < 0 || place >= run->count)
     return 0;
   key_span(clause, i, i + 1, &from, &to);
   if (clause->same_block) {
@@ -319,28 +320,32 @@ static uint64_t structure_row(const sptx_clause *clause, int64_t i, int64_t j0) 
   return residues ? matching_residues(clause, i, j0, row) : row;
 }
 
-/* Random and layout literals are the same for all queries of a block: this remembers the last row. */
+/* Random and layout literals are the same for all queries of a block: this remembers the last row, and up to
+ * which query it serves. */
 typedef struct row_memory {
-  int64_t block[SPTX_CLAUSE_LITERALS];
+  int64_t until[SPTX_CLAUSE_LITERALS];
   uint64_t row[SPTX_CLAUSE_LITERALS];
 } row_memory;
 
+/* Queries of one block of a literal; 0: its rows have nothing in common. */
+static int64_t block_size(const sptx_set *set) {
+  return set->kind == SPTX_SET_RANDOM   ? set->as.random.block
+         : set->kind == SPTX_SET_LAYOUT ? set->as.layout.block
+                                        : 0;
+}
+
+/* Queries come in rising order. */
 static enum sptx_code clause_row(const sptx_evaluator *evaluator, const sptx_clause *clause, int64_t i,
                                  int64_t j0, row_memory *memory, uint64_t *row) {
   *row = structure_row(clause, i, j0);
   for (int k = 0; k < clause->literal_count && *row; k++) {
-    const sptx_set *set = clause->literals[k].set;
-    uint64_t members;
-    bool blocked = set->kind == SPTX_SET_RANDOM || set->kind == SPTX_SET_LAYOUT;
-    int64_t block =
-        blocked ? i / (set->kind == SPTX_SET_RANDOM ? set->as.random.block : set->as.layout.block) : -1;
-    if (blocked && memory->block[k] == block)
-      members = memory->row[k];
-    else
-      SPTX_TRY(set_row(evaluator, set, i, j0, blocked ? ~(uint64_t)0 : *row, &members));
-    memory->block[k] = block;
-    memory->row[k] = members;
-    *row &= clause->literals[k].negated ? ~members : members;
+    if (i >= memory->until[k]) {
+      const sptx_set *set = clause->literals[k].set;
+      int64_t block = block_size(set);
+      SPTX_TRY(set_row(evaluator, set, i, j0, block ? ~(uint64_t)0 : *row, &memory->row[k]));
+      memory->until[k] = block ? (i / block + 1) * block : i + 1;
+    }
+    *row &= clause->literals[k].negated ? ~memory->row[k] : memory->row[k];
   }
   return SPTX_CODE_OK;
 }
@@ -356,6 +361,14 @@ static void transpose(uint64_t *words) {
     }
 }
 
+/* Most tiles of a list are, and need no transposition. */
+static bool is_full(const uint64_t *words) {
+  uint64_t all = ~(uint64_t)0;
+  for (int k = 0; k < TILE; k++)
+    all &= words[k];
+  return all == ~(uint64_t)0;
+}
+
 enum sptx_code sptx_evaluator_tile(const sptx_evaluator *evaluator, int64_t first, int64_t last,
                                    int64_t key_first, uint64_t *mask) {
   memset(mask, 0, TILE * sizeof *mask);
@@ -368,13 +381,14 @@ enum sptx_code sptx_evaluator_tile(const sptx_evaluator *evaluator, int64_t firs
     if (from >= min64(to, key_last) || to <= key_first)
       continue;
     for (int k = 0; k < SPTX_CLAUSE_LITERALS; k++)
-      memory.block[k] = -1;
+      memory.until[k] = first;
     for (int64_t i = first; i < last; i++) {
       uint64_t row;
       SPTX_TRY(clause_row(evaluator, clause, i, key_first, &memory, &row));
       mask[i - first] |= row & bits_between(0, key_last - key_first);
     }
   }
-  transpose(mask);
+  if (!is_full(mask))
+    transpose(mask);
   return SPTX_CODE_OK;
 }
