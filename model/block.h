@@ -7,34 +7,37 @@
 #include "model/device.h"
 #include "model/parameters.h"
 
+#define SPTX_NORM_EPSILON 1e-5f
+
 /* What the forward pass of a block keeps for its backward pass; rows = batch * length. */
 struct sptx_block_activations {
-  void *h;                              /* (rows, width): the block's input */
-  void *normal1;                        /* (rows, width) */
-  void *qkv;                            /* (rows, 3 * width): queries, keys, values, each (heads, head_dim) */
-  void *attended;                       /* (rows, width) */
-  float *lse;                           /* (batch, heads, length) */
-  void *s, *normal2;                    /* (rows, width) */
-  void *inner, *gated;                  /* (rows, inner): before the bias, after bias and GELU */
+  void *h;           /* (rows, width): the block's input */
+  void *normal1;     /* (rows, width) */
+  void *qkv;         /* (rows, 3 * width): queries, keys, values, each (heads, head_dim) */
+  void *attended;    /* (rows, width) */
+  float *lse;        /* (batch, heads, length) */
+  void *s, *normal2; /* (rows, width) */
+  void *inner;       /* (rows, inner): before bias and GELU; the backward pass uses it up */
   float *mean1, *rstd1, *mean2, *rstd2; /* (rows) */
 };
 
-/* Buffers that no block keeps. */
+/* Buffers that no block keeps. One serves several purposes, one after the other. */
 struct sptx_block_scratch {
-  void *branch;     /* (rows, width): a branch's output before the residual addition */
-  void *d_inner;    /* (rows, inner) */
-  void *d_normal;   /* (rows, width) */
-  void *d_branch;   /* (rows, width), with dropout */
-  void *d_qkv;      /* (rows, 3 * width) */
-  void *d_attended; /* (rows, width) */
-  float *partial;   /* (chunks, largest width of a reduction) */
+  void *branch;   /* (rows, width): a branch's output, the final norm's; gradients of a product's input */
+  void *gated;    /* (rows, largest of these): after GELU; gradients of logits, of that, of qkv */
+  void *d_branch; /* (rows, width), with dropout: the gradient of the branch that is next in the backward pass
+                   */
+  /* Gradients of vectors are sums over rows. (chunks, partial_stride); a row mirrors the layer's vectors in
+   * the flat buffer and the one before them, the layer below's contract_bias, so that one fold makes them
+   * all. */
+  float *partial;
+  int64_t partial_stride;
 };
 
 struct sptx_block {
   sptx_device *device;
   sptx_dtype type;
   int64_t rows, width, inner;
-  float norm_epsilon;
   const sptx_attention *attention;
   const void *cache; /* NULL, or when decoding one row at `position`: (length, 3 * width), kept->qkv in it */
   int64_t position;
@@ -45,14 +48,23 @@ struct sptx_block {
   struct sptx_dropout dropout; /* stream: that of the attention branch; the other one's is stream + 1 */
 };
 
-/* out (rows, width) may be the next block's h; it must not be this block's. NULL leaves out what only out
- * needs: enough to recompute the activations for the backward pass. */
+/* The norm before the block. It runs first: the block before adds its residual and runs it in one kernel. */
+struct sptx_norm_forward_args sptx_block_norm(const struct sptx_block *block,
+                                              const struct sptx_block_activations *kept);
+/* Expects kept->normal1. out (rows, width) may be the next block's h; it must not be this block's; next is
+ * the norm that follows it. out NULL leaves out what only out needs: enough to recompute the activations for
+ * the backward pass. */
 enum sptx_code sptx_block_forward(const struct sptx_block *block, const struct sptx_block_activations *kept,
-                                  const struct sptx_block_scratch *scratch, void *out, sptx_error *error);
+                                  const struct sptx_block_scratch *scratch, void *out,
+                                  const struct sptx_norm_forward_args *next, sptx_error *error);
+struct sptx_dropout sptx_block_dropout(const struct sptx_block *block, uint32_t branch);
 /* Turns d_h from the gradient of the block's output into that of its input, and writes the gradients of the
- * block's parameters. */
+ * block's parameters, all but contract_bias. The norm after the block has made scratch->d_branch and the sums
+ * for contract_bias; the block does so for the one below, whose feed-forward branch has the dropout `below`;
+ * NULL for the first block. */
 enum sptx_code sptx_block_backward(const struct sptx_block *block, const struct sptx_block_activations *kept,
-                                   const struct sptx_block_scratch *scratch, void *d_h, sptx_error *error);
+                                   const struct sptx_block_scratch *scratch, const struct sptx_dropout *below,
+                                   void *d_h, sptx_error *error);
 
 /* y (rows, out) = x (rows, in) W^T. Weights are (out, in). */
 enum sptx_code sptx_linear_forward(sptx_device *device, sptx_dtype type, int64_t rows, int64_t in,
@@ -62,10 +74,16 @@ enum sptx_code sptx_linear_forward(sptx_device *device, sptx_dtype type, int64_t
 enum sptx_code sptx_linear_backward(sptx_device *device, sptx_dtype type, int64_t rows, int64_t in,
                                     int64_t out, const void *x, const void *weight, const void *d_y,
                                     float *d_weight, void *d_x, sptx_error *error);
-/* Gradients of a norm: d_x = d_residual + ..., and those of gain and bias, which follow each other in both
- * the parameters and the gradients. */
-enum sptx_code sptx_norm_backward(sptx_device *device, sptx_dtype type,
-                                  const struct sptx_norm_backward_args *args, float *d_gain,
+/* The backward pass of a norm, d_y being scratch->branch. Of args the caller fills x, d_residual, d_x, gain,
+ * mean, rstd, gain_partial and bias_partial. dropout: of the branch that was added to make x, whose bias lies
+ * before the gain; its gradient lands in scratch->d_branch, or, without dropout, equals d_x. NULL: no branch.
+ */
+enum sptx_code sptx_norm_backward(const struct sptx_block *block, const struct sptx_block_scratch *scratch,
+                                  struct sptx_norm_backward_args args, const struct sptx_dropout *dropout,
                                   sptx_error *error);
+/* gradients[begin..end) = the sums over chunks of `partial`, a column of scratch->partial, and the next ones.
+ */
+enum sptx_code sptx_fold(const struct sptx_block *block, const struct sptx_block_scratch *scratch,
+                         const float *partial, int64_t begin, int64_t end, sptx_error *error);
 
 #endif

@@ -52,7 +52,7 @@ struct sptx_device {
   const struct sptx_device_ops *ops;
   void *stream;                          /* for sptx_attention_*; NULL on the CPU */
   const struct sptx_cuda_driver *driver; /* of a GPU; NULL on the CPU */
-  int64_t chunk_rows;                    /* rows of a chunk in kernels that reduce over rows */
+  int64_t chunk_rows, block_columns;     /* of kernels that reduce over rows: see sptx_chunks */
   size_t bytes, peak_bytes;
 };
 

@@ -31,6 +31,7 @@ static kernel_function *const KERNELS[2][3][SPTX_KERNEL_COUNT] = {
     {ROW_OF(v4, f32), ROW_OF(v4, f16), ROW_OF(v4, bf16)},
 };
 #define ROWS_RANGE_ROW true,
+#define ROWS_RANGE_GROUP true,
 #define ROWS_RANGE_ELEMENT false,
 #define ROWS_OF(name, range) ROWS_RANGE_##range
 static const bool COUNTS_ROWS[SPTX_KERNEL_COUNT] = {SPTX_EACH_KERNEL(ROWS_OF)};
@@ -227,6 +228,7 @@ enum sptx_code sptx_device_create_cpu(int threads, sptx_device **device, sptx_er
   openblas_set_num_threads(1);
   cpu->base.ops = &CPU_OPS;
   cpu->base.chunk_rows = 64;
+  cpu->base.block_columns = 1 << 30; /* all: a row lies in the cache */
   cpu->threads = threads > 0 ? threads : omp_get_num_procs();
   cpu->avx512 = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd");

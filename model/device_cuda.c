@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TYPES = 3, CTA_THREADS = 128, WARPS = CTA_THREADS / 32, CTAS_OF_A_PROCESSOR = 64 };
+enum { TYPES = 3, CTAS_OF_A_PROCESSOR = 64, CHUNK_ROWS = 96 };
 enum { WORKSPACE_BYTES = 32 << 20, GRANULE = 256 };
 
 /* PTX of each element type, ended by NUL; kernels/ptx.S. */
@@ -15,11 +15,10 @@ extern const char sptx_model_ptx_f32[], sptx_model_ptx_f16[], sptx_model_ptx_bf1
 
 typedef struct kernel_row {
   const char *name;
-  bool counts_rows;
+  int cta; /* indices that a CTA takes at a time */
 } kernel_row;
-#define COUNTS_ROW true
-#define COUNTS_ELEMENT false
-#define KERNEL_ROW(name, range) {#name, COUNTS_##range},
+enum { CTA_ROW = SPTX_CTA_THREADS / 32, CTA_GROUP = 1, CTA_ELEMENT = SPTX_CTA_THREADS };
+#define KERNEL_ROW(name, range) {#name, CTA_##range},
 static const kernel_row KERNELS[SPTX_KERNEL_COUNT] = {SPTX_EACH_KERNEL(KERNEL_ROW)};
 
 typedef struct block {
@@ -125,15 +124,14 @@ static enum sptx_code launch(sptx_device *device, enum sptx_kernel kernel, sptx_
   struct cuda *cuda = (struct cuda *)device;
   if (!cuda->functions[type][kernel])
     SPTX_TRY(load_module(cuda, type, error));
-  int64_t begin = 0, width = KERNELS[kernel].counts_rows ? WARPS : CTA_THREADS;
-  int64_t ctas = (count + width - 1) / width,
+  int64_t begin = 0, ctas = (count + KERNELS[kernel].cta - 1) / KERNELS[kernel].cta,
           most = (int64_t)cuda->device.multiprocessors * CTAS_OF_A_PROCESSOR;
   void *parameters[] = {&begin, &count, (void *)arguments};
   if (ctas == 0)
     return SPTX_CODE_OK;
   return SPTX_CU_CALL(&cuda->device, LaunchKernel, cuda->functions[type][kernel],
-                      (unsigned)(ctas < most ? ctas : most), 1, 1, CTA_THREADS, 1, 1, 0, NULL, parameters,
-                      NULL);
+                      (unsigned)(ctas < most ? ctas : most), 1, 1, SPTX_CTA_THREADS, 1, 1, 0, NULL,
+                      parameters, NULL);
 }
 
 static enum sptx_code synchronize(sptx_device *device, sptx_error *error) {
@@ -178,7 +176,8 @@ enum sptx_code sptx_device_create_cuda(int ordinal, sptx_device **device, sptx_e
   if (!cuda)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "no memory for a device");
   cuda->base.ops = &CUDA_OPS;
-  cuda->base.chunk_rows = 16;
+  cuda->base.chunk_rows = CHUNK_ROWS;
+  cuda->base.block_columns = SPTX_CTA_COLUMNS;
   cuda->base.driver = &cuda->driver;
   enum sptx_code code = open_device(cuda, ordinal, error);
   if (code != SPTX_CODE_OK) {

@@ -5,7 +5,6 @@
 #include <string.h>
 
 enum { SUM_CHUNK = 4096, START = 256 };
-static const float NORM_EPSILON = 1e-5f;
 
 static struct sptx_block block_of(const sptx_transformer *t, int64_t layer,
                                   const struct sptx_model_pass *pass) {
@@ -15,7 +14,6 @@ static struct sptx_block block_of(const sptx_transformer *t, int64_t layer,
       .rows = t->rows,
       .width = t->config.width,
       .inner = sptx_config_inner(&t->config),
-      .norm_epsilon = NORM_EPSILON,
       .attention = t->attention[sptx_pattern_step_of_layer(t->pattern, layer) % t->attention_count],
       .at = &t->parameters.layers[layer],
       .weights = t->weights,
@@ -23,9 +21,10 @@ static struct sptx_block block_of(const sptx_transformer *t, int64_t layer,
       .gradients = t->gradients,
   };
   if (pass->dropout && t->config.dropout > 0) {
-    uint64_t seed = (uint64_t)t->config.seed;
-    block.dropout = (struct sptx_dropout){.threshold = (uint32_t)(t->config.dropout * 0x1p32),
-                                          .scale = (float)(1 / (1 - t->config.dropout)),
+    const uint64_t seed = (uint64_t)t->config.seed;
+    const uint32_t threshold = (uint32_t)(t->config.dropout * 0x1p16);
+    block.dropout = (struct sptx_dropout){.threshold = threshold,
+                                          .scale = 0x1p16f / (float)(0x1p16 - threshold),
                                           .key = {(uint32_t)seed, (uint32_t)(seed >> 32)},
                                           .stream = (uint32_t)(2 * layer),
                                           .step = (uint32_t)pass->step,
@@ -34,10 +33,28 @@ static struct sptx_block block_of(const sptx_transformer *t, int64_t layer,
   return block;
 }
 
-static struct sptx_block_activations *kept_of(const sptx_transformer *t, int64_t layer) {
-  struct sptx_block_activations *kept = &t->kept[t->kept_count == 1 ? 0 : layer];
-  kept->h = t->h[layer];
+static struct sptx_block_activations kept_of(const sptx_transformer *t, int64_t layer) {
+  struct sptx_block_activations kept = t->kept[t->kept_count == 1 ? 0 : layer];
+  kept.h = t->h[layer];
   return kept;
+}
+
+/* The norm before the layer; after the last one, the final norm. */
+static struct sptx_norm_forward_args norm_before(const sptx_transformer *t, int64_t layer,
+                                                 const struct sptx_model_pass *pass) {
+  if (layer < t->config.layers) {
+    const struct sptx_block block = block_of(t, layer, pass);
+    const struct sptx_block_activations kept = kept_of(t, layer);
+    return sptx_block_norm(&block, &kept);
+  }
+  return (struct sptx_norm_forward_args){.x = t->h[layer],
+                                         .y = t->scratch.branch,
+                                         .gain = t->weights + t->parameters.norm_gain,
+                                         .bias = t->weights + t->parameters.norm_bias,
+                                         .mean = t->mean,
+                                         .rstd = t->rstd,
+                                         .width = t->config.width,
+                                         .epsilon = SPTX_NORM_EPSILON};
 }
 
 static enum sptx_code embed_forward(sptx_transformer *t, int64_t first_position, sptx_error *error) {
@@ -70,74 +87,85 @@ static void index_tokens(const sptx_transformer *t, const uint8_t *tokens) {
 
 static enum sptx_code embed_backward(sptx_transformer *t, sptx_error *error) {
   const sptx_parameters *p = &t->parameters;
+  int64_t width = t->config.width, block = t->device->block_columns, blocks = (width + block - 1) / block;
   struct sptx_embed_backward_tokens_args tokens = {
-      t->d_h,         t->token_begin, t->token_rows, t->gradients + p->token_table, t->gradients + p->start,
-      t->config.width};
-  SPTX_TRY(SPTX_LAUNCH(t->device, embed_backward_tokens, t->type, START + 1, &tokens, error));
+      t->d_h, t->token_begin, t->token_rows, t->gradients + p->token_table, t->gradients + p->start,
+      width,  block};
+  SPTX_TRY(SPTX_LAUNCH(t->device, embed_backward_tokens, t->type, (START + 1) * blocks, &tokens, error));
   for (int k = 0; k < p->position_tables; k++) {
     struct sptx_embed_backward_positions_args args = {
-        t->d_h,
-        {t->gradients + p->position_table[k], p->position_size[k], p->position_divisor[k]},
-        t->batch,
-        t->config.length,
-        t->config.width};
-    SPTX_TRY(SPTX_LAUNCH(t->device, embed_backward_positions, t->type, p->position_size[k], &args, error));
+        t->d_h,   {t->gradients + p->position_table[k], p->position_size[k], p->position_divisor[k]},
+        t->batch, t->config.length,
+        width,    block};
+    SPTX_TRY(SPTX_LAUNCH(t->device, embed_backward_positions, t->type, p->position_size[k] * blocks, &args,
+                         error));
+  }
+  return SPTX_CODE_OK;
+}
+
+/* Embedding and the blocks before `layers`, with the norm that follows them. */
+static enum sptx_code run_blocks(sptx_transformer *t, int64_t first_position, int64_t layers,
+                                 const struct sptx_model_pass *pass, sptx_error *error) {
+  struct sptx_norm_forward_args norm = norm_before(t, 0, pass);
+  SPTX_TRY(embed_forward(t, first_position, error));
+  SPTX_TRY(SPTX_LAUNCH(t->device, norm_forward, t->type, t->rows, &norm, error));
+  for (int64_t layer = 0; layer < layers; layer++) {
+    struct sptx_block block = block_of(t, layer, pass);
+    struct sptx_block_activations kept = kept_of(t, layer);
+    if (t->mode == SPTX_TRANSFORMER_DECODE) {
+      block.cache = t->cache[layer];
+      block.position = first_position;
+      kept.qkv =
+          (char *)t->cache[layer] + (size_t)(first_position * 3 * t->config.width) * sptx_dtype_size(t->type);
+    }
+    norm = norm_before(t, layer + 1, pass);
+    SPTX_TRY(sptx_block_forward(&block, &kept, &t->scratch, t->h[layer + 1], &norm, error));
   }
   return SPTX_CODE_OK;
 }
 
 static enum sptx_code output_forward(sptx_transformer *t, sptx_error *error) {
-  struct sptx_norm_forward_args norm = {.x = t->h[t->config.layers],
-                                        .y = t->normal,
-                                        .gain = t->weights + t->parameters.norm_gain,
-                                        .bias = t->weights + t->parameters.norm_bias,
-                                        .mean = t->mean,
-                                        .rstd = t->rstd,
-                                        .width = t->config.width,
-                                        .epsilon = NORM_EPSILON};
-  SPTX_TRY(SPTX_LAUNCH(t->device, norm_forward, t->type, t->rows, &norm, error));
   const char *matrices = t->matrices;
-  return sptx_linear_forward(t->device, t->type, t->rows, t->config.width, SPTX_VOCABULARY, t->normal,
+  return sptx_linear_forward(t->device, t->type, t->rows, t->config.width, SPTX_VOCABULARY, t->scratch.branch,
                              matrices + (size_t)t->parameters.output_weight * sptx_dtype_size(t->type),
                              t->logits, SPTX_F32, error);
 }
 
-static enum sptx_code output_backward(sptx_transformer *t, sptx_error *error) {
+static enum sptx_code output_backward(sptx_transformer *t, const struct sptx_model_pass *pass,
+                                      sptx_error *error) {
   const char *matrices = t->matrices;
-  SPTX_TRY(sptx_linear_backward(t->device, t->type, t->rows, t->config.width, SPTX_VOCABULARY, t->normal,
-                                matrices + (size_t)t->parameters.output_weight * sptx_dtype_size(t->type),
-                                t->d_logits, t->gradients + t->parameters.output_weight, t->scratch.d_normal,
-                                error));
+  const sptx_parameters *p = &t->parameters;
+  SPTX_TRY(sptx_linear_backward(t->device, t->type, t->rows, t->config.width, SPTX_VOCABULARY,
+                                t->scratch.branch,
+                                matrices + (size_t)p->output_weight * sptx_dtype_size(t->type), t->d_logits,
+                                t->gradients + p->output_weight, t->scratch.branch, error));
+  const struct sptx_block last = block_of(t, t->config.layers - 1, pass);
+  const struct sptx_dropout dropout = sptx_block_dropout(&last, 1);
+  int64_t vector = p->norm_bias - p->norm_gain;
   struct sptx_norm_backward_args norm = {.x = t->h[t->config.layers],
-                                         .d_y = t->scratch.d_normal,
                                          .d_x = t->d_h,
-                                         .gain = t->weights + t->parameters.norm_gain,
+                                         .gain = t->weights + p->norm_gain,
                                          .mean = t->mean,
                                          .rstd = t->rstd,
-                                         .partial = t->scratch.partial,
-                                         .rows = t->rows,
-                                         .chunk_rows = t->device->chunk_rows,
-                                         .width = t->config.width};
-  return sptx_norm_backward(t->device, t->type, &norm, t->gradients + t->parameters.norm_gain, error);
+                                         .gain_partial = t->scratch.partial + vector,
+                                         .bias_partial = t->scratch.partial + 2 * vector};
+  SPTX_TRY(sptx_norm_backward(&last, &t->scratch, norm, &dropout, error));
+  return sptx_fold(&last, &t->scratch, t->scratch.partial, p->norm_gain - vector, p->norm_bias + vector,
+                   error);
 }
 
 enum sptx_code sptx_transformer_forward(sptx_transformer *t, const uint8_t *tokens,
                                         const struct sptx_model_pass *pass, sptx_error *error) {
   sptx_device *device = t->device;
   SPTX_TRY(device->ops->copy_in(device, t->tokens, tokens, (size_t)t->rows, error));
-  if (t->mode == SPTX_TRANSFORMER_TRAIN) {
-    index_tokens(t, tokens);
-    SPTX_TRY(
-        device->ops->copy_in(device, t->token_begin, t->host_index, (START + 2) * sizeof(int32_t), error));
-    SPTX_TRY(device->ops->copy_in(device, t->token_rows, t->host_index + START + 2,
-                                  (size_t)t->rows * sizeof(int32_t), error));
-  }
-  SPTX_TRY(embed_forward(t, 0, error));
-  for (int64_t layer = 0; layer < t->config.layers; layer++) {
-    struct sptx_block block = block_of(t, layer, pass);
-    SPTX_TRY(sptx_block_forward(&block, kept_of(t, layer), &t->scratch, t->h[layer + 1], error));
-  }
-  return output_forward(t, error);
+  SPTX_TRY(run_blocks(t, 0, t->config.layers, pass, error));
+  SPTX_TRY(output_forward(t, error));
+  if (t->mode != SPTX_TRANSFORMER_TRAIN)
+    return SPTX_CODE_OK;
+  index_tokens(t, tokens); /* while a GPU is at work */
+  SPTX_TRY(device->ops->copy_in(device, t->token_begin, t->host_index, (START + 2) * sizeof(int32_t), error));
+  return device->ops->copy_in(device, t->token_rows, t->host_index + START + 2,
+                              (size_t)t->rows * sizeof(int32_t), error);
 }
 
 enum sptx_code sptx_transformer_projections(sptx_transformer *t, const uint8_t *tokens, int64_t layer,
@@ -148,14 +176,10 @@ enum sptx_code sptx_transformer_projections(sptx_transformer *t, const uint8_t *
                      "layer %ld of a model with %ld layers: queries and keys are copied out of an evaluating "
                      "float32 model",
                      (long)layer, (long)t->config.layers);
+  const struct sptx_model_pass pass = {0};
   SPTX_TRY(device->ops->copy_in(device, t->tokens, tokens, (size_t)t->rows, error));
-  SPTX_TRY(embed_forward(t, 0, error));
-  struct sptx_model_pass pass = {0};
-  for (int64_t at = 0; at <= layer; at++) {
-    struct sptx_block block = block_of(t, at, &pass);
-    SPTX_TRY(sptx_block_forward(&block, kept_of(t, at), &t->scratch, t->h[at + 1], error));
-  }
-  return device->ops->copy_out(device, qkv, kept_of(t, layer)->qkv,
+  SPTX_TRY(run_blocks(t, 0, layer + 1, &pass, error));
+  return device->ops->copy_out(device, qkv, kept_of(t, layer).qkv,
                                (size_t)(t->rows * 3 * t->config.width) * sizeof(float), error);
 }
 
@@ -203,16 +227,21 @@ static enum sptx_code layer_ready(sptx_transformer *t, int64_t layer, sptx_gradi
 enum sptx_code sptx_transformer_backward(sptx_transformer *t, const struct sptx_model_pass *pass,
                                          sptx_gradients_ready *ready, void *user, sptx_error *error) {
   const sptx_parameters *p = &t->parameters;
-  SPTX_TRY(output_backward(t, error));
+  SPTX_TRY(output_backward(t, pass, error));
   if (ready)
     SPTX_TRY(ready(user, p->output_weight, p->decayed_floats - p->output_weight, error));
   for (int64_t layer = t->config.layers - 1; layer >= 0; layer--) {
-    struct sptx_block block = block_of(t, layer, pass);
-    struct sptx_block_activations *kept = kept_of(t, layer);
+    const struct sptx_block block = block_of(t, layer, pass);
+    const struct sptx_block_activations kept = kept_of(t, layer);
     /* The last layer's activations are still there from the forward pass. */
-    if (t->kept_count == 1 && layer != t->config.layers - 1)
-      SPTX_TRY(sptx_block_forward(&block, kept, &t->scratch, NULL, error));
-    SPTX_TRY(sptx_block_backward(&block, kept, &t->scratch, t->d_h, error));
+    if (t->kept_count == 1 && layer != t->config.layers - 1) {
+      const struct sptx_norm_forward_args norm = norm_before(t, layer, pass);
+      SPTX_TRY(SPTX_LAUNCH(t->device, norm_forward, t->type, t->rows, &norm, error));
+      SPTX_TRY(sptx_block_forward(&block, &kept, &t->scratch, NULL, NULL, error));
+    }
+    const struct sptx_block lower = block_of(t, layer > 0 ? layer - 1 : 0, pass);
+    const struct sptx_dropout below = sptx_block_dropout(&lower, 1);
+    SPTX_TRY(sptx_block_backward(&block, &kept, &t->scratch, layer > 0 ? &below : NULL, t->d_h, error));
     SPTX_TRY(layer_ready(t, layer, ready, user, error));
   }
   SPTX_TRY(embed_backward(t, error));
@@ -230,16 +259,8 @@ enum sptx_code sptx_transformer_decode(sptx_transformer *t, int64_t position, ui
                      (long)position, (long)t->config.length);
   if (position > 0)
     SPTX_TRY(device->ops->copy_in(device, t->tokens + position - 1, &token, 1, error));
-  SPTX_TRY(embed_forward(t, position, error));
-  struct sptx_model_pass pass = {0};
-  for (int64_t layer = 0; layer < t->config.layers; layer++) {
-    struct sptx_block block = block_of(t, layer, &pass);
-    struct sptx_block_activations *kept = kept_of(t, layer);
-    block.cache = t->cache[layer];
-    block.position = position;
-    kept->qkv = (char *)t->cache[layer] + (size_t)(position * 3 * t->config.width) * sptx_dtype_size(t->type);
-    SPTX_TRY(sptx_block_forward(&block, kept, &t->scratch, t->h[layer + 1], error));
-  }
+  const struct sptx_model_pass pass = {0};
+  SPTX_TRY(run_blocks(t, position, t->config.layers, &pass, error));
   SPTX_TRY(output_forward(t, error));
   return device->ops->copy_out(device, logits, t->logits, SPTX_VOCABULARY * sizeof(float), error);
 }

@@ -35,7 +35,7 @@ typedef struct sptx_transformer {
   struct sptx_block_activations *kept; /* kept_count entries: one, or one for each layer */
   int64_t kept_count;
   struct sptx_block_scratch scratch;
-  void *normal, *d_logits, *d_h;
+  void *d_logits, *d_h;
   float *mean, *rstd;
   void **cache; /* decoding: (length, 3 * width) for each layer */
   uint8_t *tokens;

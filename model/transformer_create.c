@@ -37,7 +37,6 @@ static enum sptx_code take_kept(sptx_transformer *t, struct sptx_block_activatio
   SPTX_TRY(take_elements(t, width, &kept->s, error));
   SPTX_TRY(take_elements(t, width, &kept->normal2, error));
   SPTX_TRY(take_elements(t, inner, &kept->inner, error));
-  SPTX_TRY(take_elements(t, inner, &kept->gated, error));
   SPTX_TRY(take_floats(t, t->rows * t->config.heads, &kept->lse, error));
   SPTX_TRY(take_floats(t, t->rows, &kept->mean1, error));
   SPTX_TRY(take_floats(t, t->rows, &kept->rstd1, error));
@@ -47,17 +46,19 @@ static enum sptx_code take_kept(sptx_transformer *t, struct sptx_block_activatio
 
 static enum sptx_code take_scratch(sptx_transformer *t, sptx_error *error) {
   int64_t width = t->config.width, inner = sptx_config_inner(&t->config);
+  const struct sptx_layer_offsets *at = &t->parameters.layers[0];
   SPTX_TRY(take_elements(t, width, &t->scratch.branch, error));
+  t->scratch.gated = t->kept[0].inner; /* element by element in place */
   if (t->mode != SPTX_TRANSFORMER_TRAIN)
     return SPTX_CODE_OK;
-  SPTX_TRY(take_elements(t, inner, &t->scratch.d_inner, error));
-  SPTX_TRY(take_elements(t, width, &t->scratch.d_normal, error));
+  int64_t gated = inner > 3 * width ? inner : 3 * width;
+  SPTX_TRY(take_elements(t, gated > SPTX_VOCABULARY ? gated : SPTX_VOCABULARY, &t->scratch.gated, error));
+  t->d_logits = t->type == SPTX_F32 ? t->logits : t->scratch.gated; /* float32: element by element in place */
   if (t->config.dropout > 0)
     SPTX_TRY(take_elements(t, width, &t->scratch.d_branch, error));
-  SPTX_TRY(take_elements(t, 3 * width, &t->scratch.d_qkv, error));
-  SPTX_TRY(take_elements(t, width, &t->scratch.d_attended, error));
   int64_t chunks = (t->rows + t->device->chunk_rows - 1) / t->device->chunk_rows;
-  return take_floats(t, chunks * (3 * width > inner ? 3 * width : inner), &t->scratch.partial, error);
+  t->scratch.partial_stride = at->contract_bias - at->norm1_gain + (at->norm1_bias - at->norm1_gain);
+  return take_floats(t, chunks * t->scratch.partial_stride, &t->scratch.partial, error);
 }
 
 static enum sptx_code take_layers(sptx_transformer *t, sptx_error *error) {
@@ -91,7 +92,6 @@ static enum sptx_code take_ends(sptx_transformer *t, sptx_error *error) {
   t->matrices = t->weights;
   if (t->type != SPTX_F32)
     SPTX_TRY(take(t, (size_t)floats * sptx_dtype_size(t->type), &t->matrices, error));
-  SPTX_TRY(take_elements(t, t->config.width, &t->normal, error));
   SPTX_TRY(take_floats(t, t->rows, &t->mean, error));
   SPTX_TRY(take_floats(t, t->rows, &t->rstd, error));
   SPTX_TRY(take_floats(t, t->rows * SPTX_VOCABULARY, &t->logits, error));
@@ -107,9 +107,6 @@ static enum sptx_code take_ends(sptx_transformer *t, sptx_error *error) {
     return SPTX_CODE_OK;
   SPTX_TRY(take_floats(t, floats, &t->gradients, error));
   SPTX_TRY(take_elements(t, t->config.width, &t->d_h, error));
-  t->d_logits = t->logits; /* element by element in place */
-  if (t->type != SPTX_F32)
-    SPTX_TRY(take_elements(t, SPTX_VOCABULARY, &t->d_logits, error));
   SPTX_TRY(take(t, (SPTX_VOCABULARY + 2) * sizeof(int32_t), &t->token_begin, error));
   return take(t, (size_t)t->rows * sizeof(int32_t), &t->token_rows, error);
 }

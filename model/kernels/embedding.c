@@ -23,34 +23,37 @@ KERNEL(embed_forward) {
 }
 
 KERNEL(embed_backward_tokens) {
-  EACH_ROW(token) {
+  int64_t blocks = (a.width + a.block_columns - 1) / a.block_columns;
+  EACH_GROUP(index) {
+    int64_t token = index / blocks, first = index % blocks * a.block_columns;
     float *gradient = token == 256 ? a.d_start : a.d_token_table + token * a.width;
-    EACH_COLUMN_BLOCK(first, a.width) {
-      COLUMN_SUMS(sums, gradient, a.width);
-      for (int64_t entry = a.begin[token]; entry < a.begin[token + 1]; entry++) {
-        const element *d_h = (const element *)a.d_h + (int64_t)a.rows_of[entry] * a.width;
-        EACH_COLUMN_PACK(p, i, first, a.width)
-        ADD_COLUMNS(sums, p, i, load_pack(d_h + i));
-      }
-      KEEP_COLUMNS(sums, gradient, first, a.width);
+    COLUMN_SUMS(sums, gradient, first, a.width);
+    EACH_LOADED_MEMBER(entry, a.begin[token], a.begin[token + 1]) {
+      const element *d_h = (const element *)a.d_h + (int64_t)a.rows_of[entry] * a.width;
+      EACH_COLUMN_PACK(p, i, first, a.width)
+      ADD_COLUMNS(sums, p, i, load_pack(d_h + i));
     }
+    KEEP_COLUMNS(sums, gradient, first, a.width);
   }
 }
 
+/* Entry e is that of the positions (turn * size + e) * divisor + 0..divisor. */
 KERNEL(embed_backward_positions) {
-  int64_t size = a.gradient.size, divisor = a.gradient.divisor;
-  EACH_ROW(entry) {
+  const uint32_t divisor = (uint32_t)a.gradient.divisor, period = (uint32_t)(a.gradient.size * divisor),
+                 length = (uint32_t)a.length, members = (length + period - 1) / period * divisor;
+  int64_t blocks = (a.width + a.block_columns - 1) / a.block_columns;
+  EACH_GROUP(index) {
+    int64_t entry = index / blocks, first = index % blocks * a.block_columns;
     float *gradient = a.gradient.table + entry * a.width;
-    EACH_COLUMN_BLOCK(first, a.width) {
-      COLUMN_SUMS(sums, gradient, a.width);
-      for (int64_t sequence = 0; sequence < a.batch; sequence++)
-        for (int64_t outer = entry * divisor; outer < a.length; outer += size * divisor)
-          for (int64_t position = outer; position < outer + divisor && position < a.length; position++) {
-            const element *d_h = (const element *)a.d_h + (sequence * a.length + position) * a.width;
-            EACH_COLUMN_PACK(p, i, first, a.width)
-            ADD_COLUMNS(sums, p, i, load_pack(d_h + i));
-          }
-      KEEP_COLUMNS(sums, gradient, first, a.width);
+    COLUMN_SUMS(sums, gradient, first, a.width);
+    EACH_LOADED_MEMBER(k, 0, a.batch * members) {
+      uint32_t sequence = (uint32_t)k / members, member = (uint32_t)k % members;
+      uint32_t position = member / divisor * period + (uint32_t)entry * divisor + member % divisor;
+      const element *d_h = (const element *)a.d_h + (sequence * a.length + position) * a.width;
+      if (position < length)
+        EACH_COLUMN_PACK(p, i, first, a.width)
+      ADD_COLUMNS(sums, p, i, load_pack(d_h + i));
     }
+    KEEP_COLUMNS(sums, gradient, first, a.width);
   }
 }

@@ -3,8 +3,8 @@
  * One source serves every target. On the CPU a kernel runs rows begin..end of its index range in the calling
  * thread; on a GPU a warp takes a row and its lanes the columns. Pointers to void hold elements of the
  * compute type (float32, bfloat16 or float16); pointers to float are always float32. A kernel that reduces
- * over rows works on fixed chunks of rows, so its result never depends on the number of threads; sptx_fold
- * adds the chunks' partial sums up. */
+ * over rows works on fixed chunks of rows, so its result never depends on the number of threads; on a GPU the
+ * warps of a CTA share a chunk. sptx_fold adds the chunks' partial sums up. */
 #ifndef SPTX_MODEL_KERNELS_H
 #define SPTX_MODEL_KERNELS_H
 
@@ -12,9 +12,12 @@
 
 #define SPTX_MAX_POSITION_TABLES 3
 
+/* On a GPU: threads of a CTA, and columns whose sums its warps hold in registers. */
+enum { SPTX_CTA_THREADS = 128, SPTX_CTA_COLUMNS = 512 };
+
 /* Dropout as a function of (seed, step, stream, global element): nothing is stored for the backward pass. */
 struct sptx_dropout {
-  uint32_t threshold; /* drops an element whose random word is below; 0 keeps everything */
+  uint32_t threshold; /* drops an element whose 16 random bits are below; 0 keeps everything */
   float scale;        /* 1 / (1 - probability) */
   uint32_t key[2];    /* the run's seed */
   uint32_t stream, step;
@@ -36,17 +39,18 @@ struct sptx_embed_forward_args {
   int64_t position_tables, length, width, first_position; /* first_position: of row 0, when decoding */
 };
 /* One row of the gradient of the token table for each token; entries begin[t]..begin[t + 1] of rows_of are
- * the rows that saw token t. The last one, t = 256, is the start vector's. */
+ * the rows that saw token t. The last one, t = 256, is the start vector's. Here and with positions the index
+ * range counts (table row, block of columns). */
 struct sptx_embed_backward_tokens_args {
   const void *d_h;
   const int32_t *begin, *rows_of;
   float *d_token_table, *d_start;
-  int64_t width;
+  int64_t width, block_columns;
 };
 struct sptx_embed_backward_positions_args {
   const void *d_h;
   struct sptx_position_table gradient;
-  int64_t batch, length, width;
+  int64_t batch, length, width, block_columns;
 };
 
 /* y = norm(x) * gain + bias over rows of width; mean and rstd are kept for the backward pass. */
@@ -66,22 +70,21 @@ struct sptx_residual_forward_args {
   struct sptx_dropout dropout;
   struct sptx_norm_forward_args norm;
 };
-/* d_x = d_residual + the gradient of norm (d_residual may be NULL); chunk c of rows adds its share of the
- * gradients of gain and bias into partial[c] (2 * width). The index range counts chunks. */
+/* How a kernel reduces over rows: chunk c of them adds its sums of columns into row c of a matrix of partial
+ * sums, which is `stride` wide. The index range counts (chunk, block of columns). */
+struct sptx_chunks {
+  int64_t rows, chunk_rows, width, block_columns, stride;
+};
+/* d_x = d_residual + the gradient of norm (d_residual may be NULL), may be in place of either; partial sums
+ * of the gradients of gain and bias. Then, unless branch_partial is NULL, d_branch = d_x through the dropout
+ * of the branch that was added to x, and its partial sums: the gradient of the branch's bias. */
 struct sptx_norm_backward_args {
   const void *x, *d_y, *d_residual;
-  void *d_x;
+  void *d_x, *d_branch; /* d_branch: NULL when there is no dropout: then it equals d_x */
   const float *gain, *mean, *rstd;
-  float *partial;
-  int64_t rows, chunk_rows, width;
-};
-/* d_branch = d_out through the dropout; partial[c] = the chunk's column sums of d_branch. */
-struct sptx_residual_backward_args {
-  const void *d_out;
-  void *d_branch; /* NULL when there is no dropout: then it equals d_out */
-  float *partial;
+  float *gain_partial, *bias_partial, *branch_partial;
   struct sptx_dropout dropout;
-  int64_t rows, chunk_rows, width;
+  struct sptx_chunks chunks;
 };
 /* x += bias, in place. */
 struct sptx_bias_forward_args {
@@ -96,26 +99,27 @@ struct sptx_gelu_forward_args {
   const float *bias;
   int64_t width;
 };
-/* d_x = d_y * gelu'(x + bias), may be in place of d_y; partial[c] = the chunk's column sums of d_x. */
+/* d_x = d_y * gelu'(x + bias), may be in place of d_y; y = gelu(x + bias) once more, may be in place of x;
+ * partial sums of d_x. */
 struct sptx_gelu_backward_args {
   const void *x, *d_y;
-  void *d_x;
+  void *d_x, *y;
   const float *bias;
   float *partial;
-  int64_t rows, chunk_rows, width;
+  struct sptx_chunks chunks;
 };
-/* partial[c] = the chunk's column sums of x. */
+/* Partial sums of x. */
 struct sptx_column_sum_args {
   const void *x;
   float *partial;
-  int64_t rows, chunk_rows, width;
+  struct sptx_chunks chunks;
 };
 /* out[i] = the sum of partial[c][i] over chunks; the index range counts blocks of SPTX_FOLD_COLUMNS. */
 #define SPTX_FOLD_COLUMNS 8
 struct sptx_fold_args {
-  const float *partial;
+  const float *partial; /* (chunks, stride) */
   float *out;
-  int64_t chunks, stride, width; /* partial is (chunks, stride), of which `width` columns are folded */
+  int64_t chunks, stride;
 };
 /* loss[row] = -ln softmax(logits[row])[tokens[row]]; d_logits = (softmax - one-hot) * scale unless NULL. */
 struct sptx_cross_entropy_args {
@@ -146,19 +150,19 @@ struct sptx_cast_args {
   void *to;
 };
 
-/* Every kernel: name, and what its index range counts (ROW: rows or chunks, ELEMENT: single elements). */
+/* Every kernel: name, and what its index range counts (ROW: a warp takes one; GROUP: a CTA does; ELEMENT:
+ * single elements). */
 #define SPTX_EACH_KERNEL(X)                                                                                  \
   X(embed_forward, ROW)                                                                                      \
-  X(embed_backward_tokens, ROW)                                                                              \
-  X(embed_backward_positions, ROW)                                                                           \
+  X(embed_backward_tokens, GROUP)                                                                            \
+  X(embed_backward_positions, GROUP)                                                                         \
   X(norm_forward, ROW)                                                                                       \
   X(residual_forward, ROW)                                                                                   \
-  X(norm_backward, ROW)                                                                                      \
-  X(residual_backward, ROW)                                                                                  \
+  X(norm_backward, GROUP)                                                                                    \
   X(bias_forward, ROW)                                                                                       \
   X(gelu_forward, ROW)                                                                                       \
-  X(gelu_backward, ROW)                                                                                      \
-  X(column_sum, ROW)                                                                                         \
+  X(gelu_backward, GROUP)                                                                                    \
+  X(column_sum, GROUP)                                                                                       \
   X(fold, ROW)                                                                                               \
   X(cross_entropy, ROW)                                                                                      \
   X(sum, ROW)                                                                                                \

@@ -1,104 +1,111 @@
 /* LayerNorm (Ba et al. 2016) and the residual addition it follows, forward beside backward. */
 #include "target.h"
 
-INLINE void norm_row(const struct sptx_norm_forward_args *a, int64_t row, const element *x) {
+INLINE void norm_row(const struct sptx_norm_forward_args *a, int64_t row, const struct held *x, int packs) {
   int64_t width = a->width;
   element *y = (element *)a->y + row * width;
   pack sum = {0}, squares = {0};
-  EACH_PACK(i, width)
-  sum += load_pack(x + i);
+  EACH_NUMBERED_PACK(p, i, width, packs)
+  sum += held_pack(x, p, i, packs);
   float mean = lane_sum(pack_sum(sum)) / (float)width;
-  EACH_PACK(i, width) {
-    pack centred = load_pack(x + i) - mean;
+  EACH_NUMBERED_PACK(p, i, width, packs) {
+    pack centred = held_pack(x, p, i, packs) - mean;
     squares += centred * centred;
   }
   float rstd = 1.0f / __builtin_sqrtf(lane_sum(pack_sum(squares)) / (float)width + a->epsilon);
-  EACH_PACK(i, width)
-  store_pack(y + i, (load_pack(x + i) - mean) * rstd * load_floats(a->gain + i) + load_floats(a->bias + i));
+  EACH_NUMBERED_PACK(p, i, width, packs)
+  store_pack(y + i,
+             (held_pack(x, p, i, packs) - mean) * rstd * load_floats(a->gain + i) + load_floats(a->bias + i));
   FIRST_LANE {
     a->mean[row] = mean;
     a->rstd[row] = rstd;
   }
 }
 
+INLINE void norm_whole_row(const struct sptx_norm_forward_args *a, int64_t row, int packs) {
+  struct held x;
+  hold(&x, (const element *)a->x + row * a->width, a->width, packs);
+  norm_row(a, row, &x, packs);
+}
+
 KERNEL(norm_forward) {
   EACH_ROW(row)
-  norm_row(&a, row, (const element *)a.x + row * a.width);
+  WITH_PACKS(a.width, norm_whole_row(&a, row, PACKS));
+}
+
+INLINE void residual_row(const struct sptx_residual_forward_args *a, int64_t row, int packs) {
+  int64_t width = a->norm.width;
+  element *out = (element *)a->out + row * width;
+  struct held x, branch, sum = {.at = out};
+  hold(&x, (const element *)a->x + row * width, width, packs);
+  hold(&branch, (const element *)a->branch + row * width, width, packs);
+  EACH_NUMBERED_PACK(p, i, width, packs) {
+    pack value = held_pack(&branch, p, i, packs) + load_floats(a->branch_bias + i);
+    if (a->dropout.threshold)
+      value = drop(&a->dropout, (a->dropout.first_row + row) * width + i, value);
+    elements narrowed = narrow(held_pack(&x, p, i, packs) + value);
+    store_elements(out + i, narrowed);
+    if (packs)
+      sum.packs[p] = narrowed;
+  }
+  if (a->norm.y) /* a lane reads what it has written itself */
+    norm_row(&a->norm, row, &sum, packs);
 }
 
 KERNEL(residual_forward) {
-  int64_t width = a.norm.width;
-  EACH_ROW(row) {
-    const element *x = (const element *)a.x + row * width, *branch = (const element *)a.branch + row * width;
-    element *out = (element *)a.out + row * width;
-    EACH_PACK(i, width) {
-      pack value = load_pack(branch + i) + load_floats(a.branch_bias + i);
-      if (a.dropout.threshold)
-        value = drop(&a.dropout, (a.dropout.first_row + row) * width + i, value);
-      store_pack(out + i, load_pack(x + i) + value);
+  EACH_ROW(row)
+  WITH_PACKS(a.norm.width, residual_row(&a, row, PACKS));
+}
+
+/* Rows of a chunk, columns from `first`. packs: 0, or the packs of a row that is one block. */
+INLINE void norm_backward_chunk(const struct sptx_norm_backward_args *a, int64_t chunk, int64_t first,
+                                int packs) {
+  int64_t width = a->chunks.width;
+  float *d_gain_to = a->gain_partial + chunk * a->chunks.stride;
+  float *d_bias_to = a->bias_partial + chunk * a->chunks.stride;
+  float *d_branch_to = a->branch_partial ? a->branch_partial + chunk * a->chunks.stride : NULL;
+  COLUMN_SUMS(d_gain, d_gain_to, first, width);
+  COLUMN_SUMS(d_bias, d_bias_to, first, width);
+  COLUMN_SUMS(d_branch_sums, d_branch_to, first, d_branch_to ? width : 0);
+  EACH_CHUNK_ROW(row, chunk, a->chunks) {
+    const element *d_residual = a->d_residual ? (const element *)a->d_residual + row * width : NULL;
+    element *d_x = (element *)a->d_x + row * width;
+    element *d_branch = a->d_branch ? (element *)a->d_branch + row * width : NULL;
+    struct held x, d_y, residual;
+    hold(&x, (const element *)a->x + row * width, width, packs);
+    hold(&d_y, (const element *)a->d_y + row * width, width, packs);
+    hold(&residual, d_residual, d_residual ? width : 0, packs);
+    float mean = a->mean[row], rstd = a->rstd[row];
+    pack sums = {0}, dots = {0};
+    EACH_NUMBERED_PACK(p, i, width, packs) {
+      pack gradient = held_pack(&d_y, p, i, packs) * load_floats(a->gain + i);
+      sums += gradient;
+      dots += gradient * ((held_pack(&x, p, i, packs) - mean) * rstd);
     }
-    SYNC_LANES;
-    if (a.norm.y)
-      norm_row(&a.norm, row, out);
+    float sum = lane_sum(pack_sum(sums)) / (float)width, dot = lane_sum(pack_sum(dots)) / (float)width;
+    EACH_COLUMN_PACK(p, i, first, width) {
+      pack normal = (held_pack(&x, p, i, packs) - mean) * rstd, gradient = held_pack(&d_y, p, i, packs);
+      ADD_COLUMNS(d_gain, p, i, gradient * normal);
+      ADD_COLUMNS(d_bias, p, i, gradient);
+      pack change = (gradient * load_floats(a->gain + i) - sum - normal * dot) * rstd;
+      if (d_residual)
+        change += held_pack(&residual, p, i, packs);
+      store_pack(d_x + i, change);
+      if (d_branch) {
+        change = drop(&a->dropout, (a->dropout.first_row + row) * width + i, change);
+        store_pack(d_branch + i, change);
+      }
+      if (d_branch_to)
+        ADD_COLUMNS(d_branch_sums, p, i, change);
+    }
   }
+  KEEP_COLUMNS(d_gain, d_gain_to, first, width);
+  KEEP_COLUMNS(d_bias, d_bias_to, first, width);
+  if (d_branch_to)
+    KEEP_COLUMNS(d_branch_sums, d_branch_to, first, width);
 }
 
 KERNEL(norm_backward) {
-  int64_t width = a.width;
-  EACH_ROW(chunk) {
-    float *partial = a.partial + chunk * 2 * width;
-    int64_t begin_row = chunk * a.chunk_rows, end_row = begin_row + a.chunk_rows;
-    end_row = end_row < a.rows ? end_row : a.rows;
-    EACH_COLUMN_BLOCK(first, width) {
-      COLUMN_SUMS(d_gain, partial, width);
-      COLUMN_SUMS(d_bias, partial + width, width);
-      for (int64_t row = begin_row; row < end_row; row++) {
-        const element *x = (const element *)a.x + row * width, *d_y = (const element *)a.d_y + row * width;
-        const element *d_residual = a.d_residual ? (const element *)a.d_residual + row * width : NULL;
-        element *d_x = (element *)a.d_x + row * width;
-        float mean = a.mean[row], rstd = a.rstd[row];
-        pack sums = {0}, dots = {0};
-        EACH_PACK(i, width) {
-          pack gradient = load_pack(d_y + i) * load_floats(a.gain + i);
-          sums += gradient;
-          dots += gradient * ((load_pack(x + i) - mean) * rstd);
-        }
-        float sum = lane_sum(pack_sum(sums)) / (float)width, dot = lane_sum(pack_sum(dots)) / (float)width;
-        EACH_COLUMN_PACK(p, i, first, width) {
-          pack normal = (load_pack(x + i) - mean) * rstd, gradient = load_pack(d_y + i);
-          ADD_COLUMNS(d_gain, p, i, gradient * normal);
-          ADD_COLUMNS(d_bias, p, i, gradient);
-          pack change = (gradient * load_floats(a.gain + i) - sum - normal * dot) * rstd;
-          store_pack(d_x + i, d_residual ? load_pack(d_residual + i) + change : change);
-        }
-      }
-      KEEP_COLUMNS(d_gain, partial, first, width);
-      KEEP_COLUMNS(d_bias, partial + width, first, width);
-    }
-  }
-}
-
-KERNEL(residual_backward) {
-  int64_t width = a.width;
-  EACH_ROW(chunk) {
-    float *partial = a.partial + chunk * width;
-    int64_t begin_row = chunk * a.chunk_rows, end_row = begin_row + a.chunk_rows;
-    end_row = end_row < a.rows ? end_row : a.rows;
-    EACH_COLUMN_BLOCK(first, width) {
-      COLUMN_SUMS(sums, partial, width);
-      for (int64_t row = begin_row; row < end_row; row++) {
-        const element *d_out = (const element *)a.d_out + row * width;
-        element *d_branch = a.d_branch ? (element *)a.d_branch + row * width : NULL;
-        EACH_COLUMN_PACK(p, i, first, width) {
-          pack value = load_pack(d_out + i);
-          if (d_branch) {
-            value = drop(&a.dropout, (a.dropout.first_row + row) * width + i, value);
-            store_pack(d_branch + i, value);
-          }
-          ADD_COLUMNS(sums, p, i, value);
-        }
-      }
-      KEEP_COLUMNS(sums, partial, first, width);
-    }
-  }
+  EACH_CHUNK(chunk, first, a.chunks)
+  WITH_PACKS(a.chunks.width, norm_backward_chunk(&a, chunk, first, PACKS));
 }

@@ -15,52 +15,55 @@ KERNEL(bias_forward) {
   }
 }
 
+/* Several packs of a lane are loaded before the first is needed. */
 KERNEL(gelu_forward) {
   EACH_ROW(row) {
     const element *x = (const element *)a.x + row * a.width;
     element *y = (element *)a.y + row * a.width;
-    EACH_PACK(i, a.width) {
-      pack u = load_pack(x + i) + load_floats(a.bias + i);
-      store_pack(y + i, u * sigmoids(1.702f * u));
+    for (int64_t first = (int64_t)LANE * PACK; first < a.width; first += HELD_PACKS * LANES * PACK) {
+      elements held[HELD_PACKS];
+      EACH_HELD_PACK(p, i, first, a.width)
+      held[p] = load_elements(x + i);
+      EACH_HELD_PACK(p, i, first, a.width) {
+        pack u = widen(held[p]) + load_floats(a.bias + i);
+        store_pack(y + i, u * sigmoids(1.702f * u));
+      }
     }
   }
 }
 
 KERNEL(gelu_backward) {
-  EACH_ROW(chunk) {
-    float *partial = a.partial + chunk * a.width;
-    int64_t begin_row = chunk * a.chunk_rows, end_row = begin_row + a.chunk_rows;
-    end_row = end_row < a.rows ? end_row : a.rows;
-    EACH_COLUMN_BLOCK(first, a.width) {
-      COLUMN_SUMS(sums, partial, a.width);
-      for (int64_t row = begin_row; row < end_row; row++) {
-        const element *x = (const element *)a.x + row * a.width,
-                      *d_y = (const element *)a.d_y + row * a.width;
-        element *d_x = (element *)a.d_x + row * a.width;
-        EACH_COLUMN_PACK(p, i, first, a.width) {
-          pack u = load_pack(x + i) + load_floats(a.bias + i), s = sigmoids(1.702f * u);
-          pack gradient = load_pack(d_y + i) * (s + 1.702f * u * s * (1.0f - s));
-          store_pack(d_x + i, gradient);
-          ADD_COLUMNS(sums, p, i, gradient);
-        }
+  int64_t width = a.chunks.width;
+  EACH_CHUNK(chunk, first, a.chunks) {
+    float *partial = a.partial + chunk * a.chunks.stride;
+    COLUMN_SUMS(sums, partial, first, width);
+    EACH_CHUNK_ROW(row, chunk, a.chunks) {
+      const element *x = (const element *)a.x + row * width, *d_y = (const element *)a.d_y + row * width;
+      element *d_x = (element *)a.d_x + row * width, *y = (element *)a.y + row * width;
+      struct held held_x, held_d_y;
+      hold_columns(&held_x, x, first, width);
+      hold_columns(&held_d_y, d_y, first, width);
+      EACH_COLUMN_PACK(p, i, first, width) {
+        pack u = held_pack(&held_x, p, i, SUM_PACKS) + load_floats(a.bias + i), s = sigmoids(1.702f * u);
+        pack gradient = held_pack(&held_d_y, p, i, SUM_PACKS) * (s + 1.702f * u * s * (1.0f - s));
+        store_pack(y + i, u * s);
+        store_pack(d_x + i, gradient);
+        ADD_COLUMNS(sums, p, i, gradient);
       }
-      KEEP_COLUMNS(sums, partial, first, a.width);
     }
+    KEEP_COLUMNS(sums, partial, first, width);
   }
 }
 
 KERNEL(column_sum) {
-  EACH_ROW(chunk) {
-    float *partial = a.partial + chunk * a.width;
-    int64_t begin_row = chunk * a.chunk_rows, end_row = begin_row + a.chunk_rows;
-    end_row = end_row < a.rows ? end_row : a.rows;
-    EACH_COLUMN_BLOCK(first, a.width) {
-      COLUMN_SUMS(sums, partial, a.width);
-      for (int64_t row = begin_row; row < end_row; row++)
-        EACH_COLUMN_PACK(p, i, first, a.width)
-      ADD_COLUMNS(sums, p, i, load_pack((const element *)a.x + row * a.width + i));
-      KEEP_COLUMNS(sums, partial, first, a.width);
-    }
+  int64_t width = a.chunks.width;
+  EACH_CHUNK(chunk, first, a.chunks) {
+    float *partial = a.partial + chunk * a.chunks.stride;
+    COLUMN_SUMS(sums, partial, first, width);
+    EACH_LOADED_CHUNK_ROW(row, chunk, a.chunks)
+    EACH_COLUMN_PACK(p, i, first, width)
+    ADD_COLUMNS(sums, p, i, load_pack((const element *)a.x + row * width + i));
+    KEEP_COLUMNS(sums, partial, first, width);
   }
 }
 

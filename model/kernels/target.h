@@ -17,15 +17,23 @@ typedef float pack __attribute__((vector_size(4 * PACK)));
 #ifdef __NVPTX__
 #define SPTX_VARIANT
 #define LANES 32
-#define THREAD                                                                                               \
-  ((int64_t)__nvvm_read_ptx_sreg_ctaid_x() * __nvvm_read_ptx_sreg_ntid_x() + __nvvm_read_ptx_sreg_tid_x())
-#define THREADS ((int64_t)__nvvm_read_ptx_sreg_nctaid_x() * __nvvm_read_ptx_sreg_ntid_x())
+#define WARPS (SPTX_CTA_THREADS / LANES)
+#define LANE (__nvvm_read_ptx_sreg_tid_x() % LANES)
+#define THREAD ((int64_t)__nvvm_read_ptx_sreg_ctaid_x() * SPTX_CTA_THREADS + __nvvm_read_ptx_sreg_tid_x())
+#define THREADS ((int64_t)__nvvm_read_ptx_sreg_nctaid_x() * SPTX_CTA_THREADS)
 #define EACH_ROW(row) for (int64_t row = begin + THREAD / LANES; row < end; row += THREADS / LANES)
+#define EACH_GROUP(index)                                                                                    \
+  for (int64_t index = begin + __nvvm_read_ptx_sreg_ctaid_x(); index < end;                                  \
+       index += __nvvm_read_ptx_sreg_nctaid_x())
+/* A group's warps take its members in turns. */
+#define EACH_MEMBER(k, from, to)                                                                             \
+  for (int64_t k = (from) + __nvvm_read_ptx_sreg_tid_x() / LANES, k##_end = (to); k < k##_end; k += WARPS)
+/* For members that only load: several at a time. */
+#define EACH_LOADED_MEMBER(k, from, to) _Pragma("unroll 4") EACH_MEMBER(k, from, to)
 #define EACH_ELEMENT(i) for (int64_t i = begin + THREAD; i < end; i += THREADS)
-#define EACH_LANE(i, n) for (int64_t i = THREAD % LANES, i##_end = (n); i < i##_end; i += LANES)
+#define EACH_LANE(i, n) for (int64_t i = LANE, i##_end = (n); i < i##_end; i += LANES)
 #define EACH_LANE_IN_ORDER EACH_LANE
-#define EACH_PACK(i, n) for (int64_t i = THREAD % LANES * PACK, i##_end = (n); i < i##_end; i += LANES * PACK)
-#define FIRST_LANE if (THREAD % LANES == 0)
+#define FIRST_LANE if (LANE == 0)
 #define SYNC_LANES __nvvm_bar_warp_sync(-1)
 /* Addresses of packs are multiples of 16: two loads of 16 bytes, or one. */
 #define ALIGNED(p) __builtin_assume_aligned(p, 16)
@@ -65,21 +73,25 @@ INLINE double lane_sum_double(double x) {
 INLINE float sigmoid(float x) {
   return __nvvm_rcp_approx_ftz_f(1.0f + __nvvm_ex2_approx_ftz_f(-1.44269504f * x));
 }
-/* Sums over rows stay in registers, for a block of columns at a time. */
-enum { SUM_PACKS = 2, SUM_COLUMNS = SUM_PACKS * LANES * PACK };
-#define EACH_COLUMN_BLOCK(first, width) for (int64_t first = 0; first < (width); first += SUM_COLUMNS)
+enum { HELD_PACKS = 4 };
+#define UNROLL _Pragma("unroll")
+/* Sums over rows stay in registers, each warp's for its rows; the group adds them up in the warps' order. */
+enum { SUM_PACKS = SPTX_CTA_COLUMNS / (LANES * PACK) };
 #define EACH_COLUMN_PACK(p, i, first, width)                                                                 \
   _Pragma("unroll") for (int p = 0; p < SUM_PACKS;                                                           \
-                         p++) for (int64_t i = (first) + (p * LANES + THREAD % LANES) * PACK,                \
+                         p++) for (int64_t i = (first) + (p * LANES + LANE) * PACK,                          \
                                    i##_end = i < (width) ? i + 1 : i;                                        \
                                    i < i##_end; i = i##_end)
-#define COLUMN_SUMS(sums, partial, width) pack sums[SUM_PACKS] = {{0}}
+#define COLUMN_SUMS(sums, to, first, width) pack sums[SUM_PACKS] = {{0}}
 #define ADD_COLUMNS(sums, p, i, value) sums[p] += (value)
-#define KEEP_COLUMNS(sums, partial, first, width)                                                            \
-  EACH_COLUMN_PACK(p, i, first, width)                                                                       \
-  store_floats((partial) + i, sums[p])
+#define KEEP_COLUMNS(sums, to, first, width) keep_columns(to, first, width, sums)
 #else
+#define LANES 1
+#define LANE 0
 #define EACH_ROW(row) for (int64_t row = begin; row < end; row++)
+#define EACH_GROUP EACH_ROW
+#define EACH_MEMBER(k, from, to) for (int64_t k = (from); k < (to); k++)
+#define EACH_LOADED_MEMBER EACH_MEMBER
 #ifdef __clang__
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety) interleave(enable)")
 #else
@@ -89,7 +101,6 @@ enum { SUM_PACKS = 2, SUM_COLUMNS = SUM_PACKS * LANES * PACK };
 #define EACH_LANE(i, n) INDEPENDENT for (int64_t i = 0; i < (n); i++)
 #define EACH_LANE_IN_ORDER(i, n)                                                                             \
   for (int64_t i = 0; i < (n); i++) /* what no compiler vectorises: NaN-safe max */
-#define EACH_PACK(i, n) for (int64_t i = 0; i < (n); i += PACK)
 #define FIRST_LANE
 #define SYNC_LANES
 #define ALIGNED(p) (p)
@@ -110,16 +121,54 @@ INLINE pack lane_sum_pack(pack x) {
 INLINE double lane_sum_double(double x) {
   return x;
 }
-/* Sums over rows are kept where they belong. */
-#define EACH_COLUMN_BLOCK(first, width) for (int64_t first = 0; first < 1; first++)
-#define EACH_COLUMN_PACK(p, i, first, width) for (int64_t i = 0; i < (width); i += PACK)
-#define COLUMN_SUMS(sums, partial, width)                                                                    \
-  float *const sums = (partial);                                                                             \
-  EACH_PACK(i, width)                                                                                        \
+enum { HELD_PACKS = 1, SUM_PACKS = 0 };
+#define UNROLL
+/* Sums over rows are kept where they belong; there is one block of columns. */
+#define EACH_COLUMN_PACK(p, i, first, width)                                                                 \
+  for (int64_t p __attribute__((unused)) = 0, i = (first); i < (width); p++, i += PACK)
+#define COLUMN_SUMS(sums, to, first, width)                                                                  \
+  float *const sums = (to);                                                                                  \
+  EACH_COLUMN_PACK(p, i, first, width)                                                                       \
   store_floats(sums + i, (pack){0})
 #define ADD_COLUMNS(sums, p, i, value) store_floats(sums + i, load_floats(sums + i) + (value))
-#define KEEP_COLUMNS(sums, partial, first, width) (void)0
+#define KEEP_COLUMNS(sums, to, first, width) (void)0
 #endif
+
+/* The packs of a lane in a row. */
+#define EACH_PACK(i, n) for (int64_t i = (int64_t)LANE * PACK, i##_end = (n); i < i##_end; i += LANES * PACK)
+/* The same, numbered; packs is a constant, 0 where nobody counts them. */
+#define EACH_NUMBERED_PACK(p, i, n, packs)                                                                   \
+  UNROLL for (int64_t p __attribute__((unused)) = 0, i = (int64_t)LANE * PACK;                               \
+              (packs) ? p < (packs) : i < (n); p++, i += LANES * PACK) if (!(packs) || i < (n))
+/* Runs `call`, which names PACKS: how many packs of a row a lane holds in registers. None, where there would
+ * be too many, and on the CPU, whose cache holds a row. */
+#define WITH_PACKS(width, call)                                                                              \
+  do {                                                                                                       \
+    if ((width) <= SUM_PACKS * LANES * PACK) {                                                               \
+      enum { PACKS = SUM_PACKS };                                                                            \
+      call;                                                                                                  \
+    } else {                                                                                                 \
+      enum { PACKS = 0 };                                                                                    \
+      call;                                                                                                  \
+    }                                                                                                        \
+  } while (0)
+/* A chunk of rows and a block of columns, which begins with `first`, of each index. */
+#define EACH_CHUNK(chunk, first, a)                                                                          \
+  EACH_GROUP(index_)                                                                                         \
+  for (int64_t blocks_ = ((a).width + (a).block_columns - 1) / (a).block_columns, chunk = index_ / blocks_,  \
+               first = index_ % blocks_ * (a).block_columns;                                                 \
+       blocks_; blocks_ = 0)
+#define EACH_CHUNK_ROW(row, chunk, a)                                                                        \
+  EACH_MEMBER(row, (chunk) * (a).chunk_rows, smaller(((chunk) + 1) * (a).chunk_rows, (a).rows))
+#define EACH_LOADED_CHUNK_ROW(row, chunk, a)                                                                 \
+  EACH_LOADED_MEMBER(row, (chunk) * (a).chunk_rows, smaller(((chunk) + 1) * (a).chunk_rows, (a).rows))
+/* HELD_PACKS packs of a lane. */
+#define EACH_HELD_PACK(p, i, first, n)                                                                       \
+  UNROLL for (int64_t p = 0, i = (first); p < HELD_PACKS; p++, i += LANES * PACK) if (i < (n))
+
+INLINE int64_t smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
 
 INLINE pack load_floats(const float *p) {
   pack x;
@@ -129,6 +178,25 @@ INLINE pack load_floats(const float *p) {
 INLINE void store_floats(float *p, pack x) {
   __builtin_memcpy(ALIGNED(p), &x, sizeof x);
 }
+#ifdef __NVPTX__
+/* Called by all threads of a CTA: to[first..] = the sums of its warps, which lie in shared memory meanwhile.
+ */
+INLINE void keep_columns(float *to, int64_t first, int64_t width, const pack *sums) {
+  static __attribute__((address_space(3), aligned(16))) float warps[WARPS][SPTX_CTA_COLUMNS];
+  const int64_t thread = __nvvm_read_ptx_sreg_tid_x();
+  __syncthreads(); /* the last call's sums have been read */
+  for (int p = 0; p < SUM_PACKS; p++)
+    for (int k = 0; k < PACK; k++)
+      warps[thread / LANES][(p * LANES + LANE) * PACK + k] = sums[p][k];
+  __syncthreads();
+  for (int64_t i = thread; i < SPTX_CTA_COLUMNS && first + i < width; i += SPTX_CTA_THREADS) {
+    float sum = 0;
+    for (int warp = 0; warp < WARPS; warp++)
+      sum += warps[warp][i];
+    to[first + i] = sum;
+  }
+}
+#endif
 
 /* KERNEL(name) { body over begin, end and the arguments a } */
 #define KERNEL(name)                                                                                         \
@@ -185,14 +253,39 @@ INLINE elements narrow(pack x) {
 }
 #endif
 
-INLINE pack load_pack(const element *p) {
+INLINE elements load_elements(const element *p) {
   elements x;
   __builtin_memcpy(&x, ALIGNED(p), sizeof x);
-  return widen(x);
+  return x;
+}
+INLINE pack load_pack(const element *p) {
+  return widen(load_elements(p));
+}
+INLINE void store_elements(element *p, elements x) {
+  __builtin_memcpy(ALIGNED(p), &x, sizeof x);
 }
 INLINE void store_pack(element *p, pack x) {
-  elements narrowed = narrow(x);
-  __builtin_memcpy(ALIGNED(p), &narrowed, sizeof narrowed);
+  store_elements(p, narrow(x));
+}
+/* A row that a lane holds its packs of, or reads again from memory where packs is 0. */
+struct held {
+  const element *at;
+  elements packs[HELD_PACKS];
+};
+INLINE void hold(struct held *row, const element *at, int64_t width, int packs) {
+  row->at = at;
+  if (packs)
+    EACH_NUMBERED_PACK(p, i, width, packs)
+  row->packs[p] = load_elements(at + i);
+}
+INLINE void hold_columns(struct held *row, const element *at, int64_t first, int64_t width) {
+  row->at = at;
+  if (SUM_PACKS)
+    EACH_COLUMN_PACK(p, i, first, width)
+  row->packs[p] = load_elements(at + i);
+}
+INLINE pack held_pack(const struct held *row, int64_t p, int64_t i, int packs) {
+  return packs ? widen(row->packs[p]) : load_pack(row->at + i);
 }
 INLINE float pack_sum(pack x) {
   return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
@@ -264,13 +357,11 @@ INLINE void philox(uint32_t counter[4], uint32_t key0, uint32_t key1) {
 
 /* x where dropout keeps it, scaled; else 0. `first` counts x's first element within the global batch. */
 INLINE pack drop(const struct sptx_dropout *dropout, int64_t first, pack x) {
-  for (int quad = 0; quad < PACK / 4; quad++) {
-    int64_t index = first / 4 + quad;
-    uint32_t word[4] = {(uint32_t)index, (uint32_t)(index >> 32), dropout->stream, dropout->step};
-    philox(word, dropout->key[0], dropout->key[1]);
-    for (int k = 0; k < 4; k++)
-      x[4 * quad + k] = word[k] >= dropout->threshold ? x[4 * quad + k] * dropout->scale : 0.0f;
-  }
+  int64_t index = first / PACK;
+  uint32_t word[4] = {(uint32_t)index, (uint32_t)(index >> 32), dropout->stream, dropout->step};
+  philox(word, dropout->key[0], dropout->key[1]);
+  for (int k = 0; k < PACK; k++)
+    x[k] = (word[k / 2] >> 16 * (k % 2) & 0xffff) >= dropout->threshold ? x[k] * dropout->scale : 0.0f;
   return x;
 }
 

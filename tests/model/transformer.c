@@ -168,7 +168,7 @@ Test(model_transformer, dropout_keeps_the_mean) {
       .branch = branch,
       .branch_bias = bias,
       .out = out,
-      .dropout = {(uint32_t)(0.25 * 0x1p32), 1 / 0.75f, {SEED, 0}, 4, 7, 0},
+      .dropout = {(uint32_t)(0.25 * 0x1p16), 1 / 0.75f, {SEED, 0}, 4, 7, 0},
       .norm = {.width = WIDTH}};
   cr_assert_eq(SPTX_LAUNCH(device, residual_forward, SPTX_F32, ROWS, &args, &error), SPTX_CODE_OK);
   double sum = 0, adjacent = 0;
