@@ -53,6 +53,7 @@ struct sptx_device {
   void *stream;                          /* for sptx_attention_*; NULL on the CPU */
   const struct sptx_cuda_driver *driver; /* of a GPU; NULL on the CPU */
   int64_t chunk_rows, block_columns;     /* of kernels that reduce over rows: see sptx_chunks */
+  bool deterministic;                    /* no choice of algorithms by a clock */
   size_t bytes, peak_bytes;
 };
 

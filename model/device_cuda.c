@@ -186,7 +186,7 @@ enum sptx_code sptx_device_create_cuda(int ordinal, sptx_device **device, sptx_e
   }
   code = allocate(&cuda->base, WORKSPACE_BYTES, &cuda->workspace, error);
   if (code == SPTX_CODE_OK)
-    code = sptx_cublaslt_open(cuda->workspace, WORKSPACE_BYTES, &cuda->products, error);
+    code = sptx_cublaslt_open(&cuda->base, cuda->workspace, WORKSPACE_BYTES, &cuda->products, error);
   if (code != SPTX_CODE_OK) {
     destroy(&cuda->base);
     return code;

@@ -203,6 +203,7 @@ enum sptx_code sptx_transformer_create(const sptx_config *config, enum sptx_tran
   t->batch = mode == SPTX_TRANSFORMER_DECODE ? 1 : batch ? batch : config->batch;
   t->rows = mode == SPTX_TRANSFORMER_DECODE ? 1 : t->batch * config->length;
   SPTX_TRY_GOTO(sptx_device_create(config->device, (int)config->threads, &t->device, error), failed);
+  t->device->deterministic = config->deterministic;
   SPTX_TRY_GOTO(sptx_parameters_create(config, &t->parameters, error), failed);
   SPTX_TRY_GOTO(create_attention(t, error), failed);
   SPTX_TRY_GOTO(take_ends(t, error), failed);
