@@ -4,12 +4,15 @@
 #include "runtime/cuda_device.h"
 #include "tuner/ceiling.h"
 #include "tuner/element.h"
+#include <omp.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { FLUSH_BYTES = 256 << 20 };
 
 struct sptx_bench_device {
+  int threads; /* that calls on the CPU run with */
   bool gpu;
   bool entered; /* the context was made current */
   sptx_cuda_driver driver;
@@ -32,10 +35,12 @@ static enum sptx_code open_gpu(const char *name, sptx_bench_device *device, sptx
   return SPTX_CU_CALL(cuda, EventCreate, &device->end, 0);
 }
 
-enum sptx_code sptx_bench_device_open(const char *name, sptx_bench_device **device, sptx_error *error) {
+enum sptx_code sptx_bench_device_open(const char *name, int threads, sptx_bench_device **device,
+                                      sptx_error *error) {
   *device = calloc(1, sizeof **device);
   if (!*device)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "no memory for a device");
+  (*device)->threads = threads;
   enum sptx_code code =
       strncmp(name, "cuda:", strlen("cuda:")) == 0 ? open_gpu(name, *device, error) : SPTX_CODE_OK;
   if (code != SPTX_CODE_OK) {
@@ -192,17 +197,48 @@ static enum sptx_code time_on_gpu(sptx_bench_device *device, enum sptx_code (*ca
   return SPTX_CODE_OK;
 }
 
+/* Thread t alone gets the t-th of the processors; or all threads get all of them back. Linux may wake two
+ * threads on one processor and leave them there for several ms, in which every call takes as long as a time
+ * slice. */
+static void place_threads(int threads, const cpu_set_t *processors, bool apart) {
+#pragma omp parallel num_threads(threads)
+  {
+    cpu_set_t own = *processors;
+    int before = omp_get_thread_num();
+    for (int k = 0; k < CPU_SETSIZE && apart; k++)
+      if (CPU_ISSET(k, processors) && before-- != 0)
+        CPU_CLR(k, &own);
+    sched_setaffinity(0, sizeof own, &own);
+  }
+}
+
+static enum sptx_code time_on_cpu(const sptx_bench_device *device,
+                                  enum sptx_code (*call)(void *, sptx_error *), void *argument, int calls,
+                                  double *seconds, sptx_error *error) {
+  cpu_set_t processors;
+  bool room =
+      sched_getaffinity(0, sizeof processors, &processors) == 0 && CPU_COUNT(&processors) >= device->threads;
+  if (room)
+    place_threads(device->threads, &processors, true);
+  enum sptx_code code = SPTX_CODE_OK;
+  double start = sptx_now();
+  for (int c = 0; c < calls && code == SPTX_CODE_OK; c++)
+    code = call(argument, error);
+  *seconds = (sptx_now() - start) / calls;
+  if (room)
+    place_threads(device->threads, &processors, false);
+  return code;
+}
+
 enum sptx_code sptx_bench_time(sptx_bench_device *device, enum sptx_code (*call)(void *, sptx_error *),
                                void *argument, int calls, double *seconds, sptx_error *error) {
-  double start = sptx_now(), sum = 0, once;
+  double sum = 0, once;
+  if (!device->gpu)
+    return time_on_cpu(device, call, argument, calls, seconds, error);
   for (int c = 0; c < calls; c++) {
-    if (!device->gpu) {
-      SPTX_TRY(call(argument, error));
-      continue;
-    }
     SPTX_TRY(time_on_gpu(device, call, argument, &once, error));
     sum += once;
   }
-  *seconds = (device->gpu ? sum : sptx_now() - start) / calls;
+  *seconds = sum / calls;
   return SPTX_CODE_OK;
 }

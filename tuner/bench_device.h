@@ -7,9 +7,10 @@
 
 typedef struct sptx_bench_device sptx_bench_device;
 
-/* name: "cpu" or "cuda:N". For use by one thread; on a GPU its context is the thread's current one until
- * close. */
-enum sptx_code sptx_bench_device_open(const char *name, sptx_bench_device **device, sptx_error *error);
+/* name: "cpu", with the threads that calls run with, or "cuda:N". For use by one thread; on a GPU its context
+ * is the thread's current one until close. */
+enum sptx_code sptx_bench_device_open(const char *name, int threads, sptx_bench_device **device,
+                                      sptx_error *error);
 void sptx_bench_device_close(sptx_bench_device *device); /* NULL is allowed */
 bool sptx_bench_device_is_gpu(const sptx_bench_device *device);
 /* What calls are to be enqueued on; NULL on the CPU. */
@@ -30,9 +31,10 @@ enum sptx_code sptx_bench_fetch(sptx_bench_device *device, const sptx_bench_requ
                                 const sptx_bench_tensors *placed, sptx_bench_tensors *host,
                                 sptx_error *error);
 
-/* Seconds of one call, the mean of several. On a GPU each is timed alone, by events around it, after a buffer
- * larger than the L2 cache was overwritten: that keeps the GPU busy while the host enqueues, so that no
- * launch latency is counted. */
+/* Seconds of one call, the mean of several. On the CPU each thread has a processor of its own meanwhile,
+ * where there are enough. On a GPU each is timed alone, by events around it, after a buffer larger than the
+ * L2 cache was overwritten: that keeps the GPU busy while the host enqueues, so that no launch latency is
+ * counted. */
 enum sptx_code sptx_bench_time(sptx_bench_device *device, enum sptx_code (*call)(void *, sptx_error *),
                                void *argument, int calls, double *seconds, sptx_error *error);
 

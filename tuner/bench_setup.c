@@ -17,7 +17,7 @@ enum sptx_code sptx_bench_setup_open(const sptx_bench_request *request, sptx_ben
                                                request->param_count, &setup->pattern),
                              setup->context, error));
   SPTX_TRY(sptx_bench_tensors_create(request, &setup->host, error));
-  SPTX_TRY(sptx_bench_device_open(request->device, &setup->device, error));
+  SPTX_TRY(sptx_bench_device_open(request->device, request->threads, &setup->device, error));
   return sptx_bench_place(setup->device, request, &setup->host, &setup->placed, error);
 }
 

@@ -33,7 +33,7 @@ enum sptx_code gpu_bench_open(const char *device, gpu_bench *bench, sptx_error *
   sptx_context_set_threads(bench->context, 1);
   SPTX_TRY(sptx_cuda_driver_open(&bench->driver, error));
   SPTX_TRY(sptx_cuda_device_open(&bench->driver, atoi(device + 5), &bench->device, error));
-  SPTX_TRY(sptx_bench_device_open(device, &bench->timer, error)); /* its context is current until close */
+  SPTX_TRY(sptx_bench_device_open(device, 1, &bench->timer, error)); /* its context is current until close */
   bench->stream = sptx_bench_device_stream(bench->timer);
   snprintf(bench->where, sizeof bench->where, "%s, %d multiprocessors, driver %d.%d", bench->device.name,
            bench->device.multiprocessors, bench->device.driver_version / 1000,
