@@ -66,7 +66,7 @@ typedef int32_t ints __attribute__((vector_size(64)));
 
 /* values = -2^values / 2 for -100 < value <= 0, as the kernels compute it: the fraction by a polynomial, the
  * rest into the exponent. */
-__attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512"))) static void
+__attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4"))) static void
 exponentials_of(floats *values, int count) {
   const float rounding = 12582912; /* 1.5 * 2^23: adding it leaves the integer in the last bits */
   for (int k = 0; k < count; k++) {

@@ -8,7 +8,7 @@
 
 #include <math.h>
 
-const sptx_rates sptx_x86_rates = {.flops = 86e9, .copy = 10e9, .exp = 1.7e9, .launch = 4e-6, .threads = 1};
+const sptx_rates sptx_x86_rates = {.flops = 86e9, .copy = 10e9, .exp = 4e9, .launch = 4e-6, .threads = 1};
 
 /* Register blocks worth trying. A block of rows by vectors needs rows * vectors sums, a vector of B for each
  * column and one broadcast, of 16 registers (AVX2) or 32. cost: time of one multiply-add, relative to the
@@ -19,8 +19,8 @@ typedef struct sptx_register_block {
 } sptx_register_block;
 
 static const sptx_register_block blocks[] = {
-    {16, 6, 4, 1.00}, {16, 8, 3, 1.02},  {16, 4, 4, 1.04}, {16, 12, 2, 1.10},
-    {16, 8, 2, 1.12}, {16, 16, 1, 1.45}, {8, 6, 2, 1.00},  {8, 4, 2, 1.03},
+    {16, 6, 4, 1.00}, {16, 8, 3, 1.02},  {16, 4, 4, 1.01}, {16, 12, 2, 1.00},
+    {16, 8, 2, 1.02}, {16, 16, 1, 1.35}, {8, 6, 2, 1.00},  {8, 4, 2, 1.03},
     {8, 4, 3, 1.04},  {8, 8, 1, 1.20},   {8, 12, 1, 1.30},
 };
 enum { BLOCK_COUNT = sizeof blocks / sizeof *blocks };
@@ -61,12 +61,14 @@ enum cost_term {
   TERMS
 };
 
-/* What one of each costs, in multiply-adds (PRODUCTS, SPILLS), copied bytes (COPIES, ROWS, PARTIALS), or
- * exponentials. Fitted to the CPU times of about 450 schedules of the library's patterns on an AMD EPYC with
- * AVX2; ratios to the machine's own ceilings carry over to others. */
+/* What one of each costs, in multiply-adds (PRODUCTS, SPILLS), copied bytes (PARTIALS), or exponentials: of
+ * the schedule's vectors (PAIRS, MASKED, SUMS), or of vectors of 8, since scalar code, and rows that are
+ * copied or transposed 8 by 8, gain nothing by longer ones. Fitted to the CPU times of about 450 schedules of
+ * the library's patterns on an AMD EPYC with AVX2; ratios to the machine's own ceilings carry over to others.
+ */
 static const double units[2][TERMS] = {
-    [SPTX_PASS_FORWARD] = {1, 0.2, 0.2, 0.5, 0.15, 2, 2, 4, 100, 100, 0},
-    [SPTX_PASS_BACKWARD] = {1, 0.2, 0.25, 0.4, 0.12, 2, 3, 10, 500, 200, 5},
+    [SPTX_PASS_FORWARD] = {1, 0.2, 0.5, 1.2, 0.35, 5, 0.8, 1.6, 240, 240, 0},
+    [SPTX_PASS_BACKWARD] = {1, 0.2, 0.6, 1, 0.3, 5, 1.2, 4, 1200, 480, 5},
 };
 
 /* How far an operand of so many bytes exceeds the first-level cache: 0 to 1. */
@@ -137,14 +139,16 @@ static double product_share(const sptx_x86_schedule *schedule, const sptx_proble
 /* Seconds for one head when all threads are busy. */
 static double head_seconds(const sptx_x86_schedule *schedule, const sptx_problem *problem,
                            enum sptx_pass pass, const double amounts[TERMS], const sptx_rates *rates) {
-  double narrow = rates->lanes ? (double)rates->lanes / sptx_x86_lanes(schedule->isa) : 1;
+  double lanes = sptx_x86_lanes(schedule->isa), widest = rates->lanes ? rates->lanes : lanes;
   const double *unit = units[pass == SPTX_PASS_BACKWARD];
   double seconds = 0;
   for (int k = 0; k < TERMS; k++) {
-    double rate = narrow / rates->exp;
+    double rate = widest / 8 / rates->exp;
     if (k == PRODUCTS || k == SPILLS)
-      rate = 2 * narrow / rates->flops * product_share(schedule, problem, pass);
-    else if (k == COPIES || k == ROWS || k == PARTIALS)
+      rate = 2 * widest / lanes / rates->flops * product_share(schedule, problem, pass);
+    else if (k == PAIRS || k == MASKED || k == SUMS)
+      rate = widest / lanes / rates->exp;
+    else if (k == PARTIALS)
       rate = 1 / rates->copy;
     seconds += amounts[k] * unit[k] * rate;
   }
@@ -172,8 +176,10 @@ double sptx_x86_schedule_cost(const sptx_x86_schedule *given, const sptx_problem
   }
   count_terms(&schedule, problem, pass, piece, &work, ranges, amounts);
   double seconds = head_seconds(&schedule, problem, pass, amounts, rates) * (double)(heads * problem->batch);
-  /* While the last items run, the other threads wait: half an item's time each, on average. */
-  double waiting = items > 0 ? 0.5 * seconds / items * (rates->threads - 1) : 0;
+  /* While the last items run, the other threads wait: for as many items as are missing to whole rounds, and,
+   * since items are not all alike, a part of one more. */
+  double threads = rates->threads, missing = ceil(items / threads) * threads - items;
+  double waiting = items > 0 ? seconds / items * (missing + 0.1 * (threads - 1)) : 0;
   return seconds + waiting + items * item_seconds / rates->threads + rates->launch;
 }
 
@@ -262,9 +268,19 @@ static bool is_too_long(const sptx_problem *problem, const sptx_piece *piece, in
   return work.keys_of_longest <= key_tiles[index - 1];
 }
 
+/* Whether an instruction set brings kernels that those before it have not, and that may win here: vdpbf16ps
+ * is slow where AMX is (sptx_x86_products_of). */
+static bool brings_kernels(const sptx_problem *problem, enum sptx_pass pass, enum sptx_isa isa) {
+  if (isa <= SPTX_ISA_AVX512)
+    return true;
+  if (problem->element != SPTX_ELEMENT_BF16)
+    return false;
+  return isa == SPTX_ISA_AMX ? pass == SPTX_PASS_FORWARD : !sptx_x86_isa_available(SPTX_ISA_AMX);
+}
+
 int sptx_x86_schedule_space(const sptx_problem *problem, enum sptx_pass pass, const sptx_piece *piece,
                             enum sptx_isa isa, sptx_x86_schedule *schedules, int capacity) {
-  space s = {schedules, 0, capacity};
+  space s = {schedules, 0, brings_kernels(problem, pass, isa) ? capacity : 0};
   for (int q = 0; q < QUERY_TILES; q++)
     for (int k = 0; k < KEY_TILES && !is_too_long(problem, piece, query_tiles[q], k); k++)
       for (int b = 0; b < BLOCK_COUNT; b++)

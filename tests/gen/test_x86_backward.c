@@ -51,14 +51,14 @@ Test(x86_backward, instruction_sets_types_and_layouts) {
                                    .seed = (uint64_t)(isa * 9 + element * 3 + layout)});
 }
 
-/* The instruction sets with bfloat16 products, on every pattern: sizes that leave odd numbers of keys, and
- * parts of AMX tiles; a NaN that only some rows may see, grouped heads, score changes. */
+/* Pairs of bfloat16 on every pattern: sizes that leave odd numbers of keys; a NaN that only some rows may
+ * see, grouped heads, score changes. */
 Test(x86_backward, bfloat16_patterns_and_sizes) {
   static const int64_t sizes[] = {1, 17, 75, 131};
   for (size_t p = 0; p < COUNT(patterns); p++)
     for (size_t n = 0; n < COUNT(sizes); n++)
       x86_case_check(&(x86_case){.pattern = patterns[p],
-                                 .isa = p % 3 == 2 ? SPTX_ISA_AMX : SPTX_ISA_AVX512_BF16,
+                                 .isa = SPTX_ISA_AVX512_BF16,
                                  .element = SPTX_ELEMENT_BF16,
                                  .pass = SPTX_PASS_BACKWARD,
                                  .layout = (enum x86_layout)(n % 3),
@@ -81,7 +81,7 @@ Test(x86_backward, bfloat16_blocks) {
   for (int dim = 16; dim <= 256; dim += 40)
     x86_case_check(&(x86_case){
         .pattern = patterns[1],
-        .isa = dim % 16 ? SPTX_ISA_AMX : SPTX_ISA_AVX512_BF16,
+        .isa = SPTX_ISA_AVX512_BF16,
         .element = SPTX_ELEMENT_BF16,
         .pass = SPTX_PASS_BACKWARD,
         .batch = 1,
