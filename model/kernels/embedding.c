@@ -23,37 +23,38 @@ KERNEL(embed_forward) {
 }
 
 KERNEL(embed_backward_tokens) {
+  const element *d_h = a.d_h;
   int64_t blocks = (a.width + a.block_columns - 1) / a.block_columns;
   EACH_GROUP(index) {
     int64_t token = index / blocks, first = index % blocks * a.block_columns;
     float *gradient = token == 256 ? a.d_start : a.d_token_table + token * a.width;
     COLUMN_SUMS(sums, gradient, first, a.width);
-    EACH_LOADED_MEMBER(entry, a.begin[token], a.begin[token + 1]) {
-      const element *d_h = (const element *)a.d_h + (int64_t)a.rows_of[entry] * a.width;
-      EACH_COLUMN_PACK(p, i, first, a.width)
-      ADD_COLUMNS(sums, p, i, load_pack(d_h + i));
-    }
+    ADD_ROWS(sums, entry, a.begin[token], a.begin[token + 1], d_h + (int64_t)a.rows_of[entry] * a.width,
+             first, a.width)
     KEEP_COLUMNS(sums, gradient, first, a.width);
   }
 }
 
-/* Entry e is that of the positions (turn * size + e) * divisor + 0..divisor. */
+/* Member k of an entry's positions within all sequences, or NULL past the end of its sequence: entry e is
+ * that of the positions (turn * size + e) * divisor + 0..divisor. */
+INLINE const element *member_of_entry(const struct sptx_embed_backward_positions_args *a, uint32_t entry,
+                                      uint32_t members, uint32_t k) {
+  const uint32_t divisor = (uint32_t)a->gradient.divisor, period = (uint32_t)a->gradient.size * divisor;
+  uint32_t sequence = k / members, member = k % members;
+  int64_t position = member / divisor * period + entry * divisor + member % divisor;
+  return position < a->length ? (const element *)a->d_h + (sequence * a->length + position) * a->width : NULL;
+}
+
 KERNEL(embed_backward_positions) {
-  const uint32_t divisor = (uint32_t)a.gradient.divisor, period = (uint32_t)(a.gradient.size * divisor),
-                 length = (uint32_t)a.length, members = (length + period - 1) / period * divisor;
+  int64_t divisor = a.gradient.divisor, period = a.gradient.size * divisor;
+  int64_t members = (a.length + period - 1) / period * divisor; /* of a sequence */
   int64_t blocks = (a.width + a.block_columns - 1) / a.block_columns;
   EACH_GROUP(index) {
     int64_t entry = index / blocks, first = index % blocks * a.block_columns;
     float *gradient = a.gradient.table + entry * a.width;
     COLUMN_SUMS(sums, gradient, first, a.width);
-    EACH_LOADED_MEMBER(k, 0, a.batch * members) {
-      uint32_t sequence = (uint32_t)k / members, member = (uint32_t)k % members;
-      uint32_t position = member / divisor * period + (uint32_t)entry * divisor + member % divisor;
-      const element *d_h = (const element *)a.d_h + (sequence * a.length + position) * a.width;
-      if (position < length)
-        EACH_COLUMN_PACK(p, i, first, a.width)
-      ADD_COLUMNS(sums, p, i, load_pack(d_h + i));
-    }
+    ADD_ROWS(sums, k, 0, a.batch * members,
+             member_of_entry(&a, (uint32_t)entry, (uint32_t)members, (uint32_t)k), first, a.width)
     KEEP_COLUMNS(sums, gradient, first, a.width);
   }
 }

@@ -56,13 +56,13 @@ KERNEL(gelu_backward) {
 }
 
 KERNEL(column_sum) {
+  const element *x = a.x;
   int64_t width = a.chunks.width;
   EACH_CHUNK(chunk, first, a.chunks) {
     float *partial = a.partial + chunk * a.chunks.stride;
+    int64_t row0 = chunk * a.chunks.chunk_rows, end_row = smaller(row0 + a.chunks.chunk_rows, a.chunks.rows);
     COLUMN_SUMS(sums, partial, first, width);
-    EACH_LOADED_CHUNK_ROW(row, chunk, a.chunks)
-    EACH_COLUMN_PACK(p, i, first, width)
-    ADD_COLUMNS(sums, p, i, load_pack((const element *)a.x + row * width + i));
+    ADD_ROWS(sums, row, row0, end_row, x + row * width, first, width)
     KEEP_COLUMNS(sums, partial, first, width);
   }
 }

@@ -28,8 +28,9 @@ typedef float pack __attribute__((vector_size(4 * PACK)));
 /* A group's warps take its members in turns. */
 #define EACH_MEMBER(k, from, to)                                                                             \
   for (int64_t k = (from) + __nvvm_read_ptx_sreg_tid_x() / LANES, k##_end = (to); k < k##_end; k += WARPS)
-/* For members that only load: several at a time. */
-#define EACH_LOADED_MEMBER(k, from, to) _Pragma("unroll 4") EACH_MEMBER(k, from, to)
+#define EACH_MEMBER_BATCH(k, from, to)                                                                       \
+  for (int64_t k = (from) + __nvvm_read_ptx_sreg_tid_x() / LANES, k##_end = (to); k < k##_end;               \
+       k += BATCH * WARPS)
 #define EACH_ELEMENT(i) for (int64_t i = begin + THREAD; i < end; i += THREADS)
 #define EACH_LANE(i, n) for (int64_t i = LANE, i##_end = (n); i < i##_end; i += LANES)
 #define EACH_LANE_IN_ORDER EACH_LANE
@@ -73,7 +74,7 @@ INLINE double lane_sum_double(double x) {
 INLINE float sigmoid(float x) {
   return __nvvm_rcp_approx_ftz_f(1.0f + __nvvm_ex2_approx_ftz_f(-1.44269504f * x));
 }
-enum { HELD_PACKS = 4 };
+enum { HELD_PACKS = 4, BATCH = 4 };
 #define UNROLL _Pragma("unroll")
 /* Sums over rows stay in registers, each warp's for its rows; the group adds them up in the warps' order. */
 enum { SUM_PACKS = SPTX_CTA_COLUMNS / (LANES * PACK) };
@@ -85,13 +86,27 @@ enum { SUM_PACKS = SPTX_CTA_COLUMNS / (LANES * PACK) };
 #define COLUMN_SUMS(sums, to, first, width) pack sums[SUM_PACKS] = {{0}}
 #define ADD_COLUMNS(sums, p, i, value) sums[p] += (value)
 #define KEEP_COLUMNS(sums, to, first, width) keep_columns(to, first, width, sums)
+/* Adds to sums the rows that `at`, an expression in k, points to for members k; NULL adds nothing. Several
+ * rows are loaded before the first is added. */
+#define ADD_ROWS(sums, k, from, to, at, first, width)                                                        \
+  EACH_MEMBER_BATCH(k##_0, from, to) {                                                                       \
+    elements rows_[BATCH][SUM_PACKS] = {0};                                                                  \
+    UNROLL for (int b_ = 0; b_ < BATCH; b_++) {                                                              \
+      const int64_t k = k##_0 + b_ * WARPS;                                                                  \
+      const element *const at_ = k < (to) ? (at) : NULL;                                                     \
+      if (at_)                                                                                               \
+        EACH_COLUMN_PACK(p_, i_, first, width)                                                               \
+      rows_[b_][p_] = load_elements(at_ + i_);                                                               \
+    }                                                                                                        \
+    UNROLL for (int b_ = 0; b_ < BATCH; b_++) UNROLL for (int p_ = 0; p_ < SUM_PACKS; p_++) sums[p_] +=      \
+        widen(rows_[b_][p_]);                                                                                \
+  }
 #else
 #define LANES 1
 #define LANE 0
 #define EACH_ROW(row) for (int64_t row = begin; row < end; row++)
 #define EACH_GROUP EACH_ROW
 #define EACH_MEMBER(k, from, to) for (int64_t k = (from); k < (to); k++)
-#define EACH_LOADED_MEMBER EACH_MEMBER
 #ifdef __clang__
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety) interleave(enable)")
 #else
@@ -132,6 +147,13 @@ enum { HELD_PACKS = 1, SUM_PACKS = 0 };
   store_floats(sums + i, (pack){0})
 #define ADD_COLUMNS(sums, p, i, value) store_floats(sums + i, load_floats(sums + i) + (value))
 #define KEEP_COLUMNS(sums, to, first, width) (void)0
+#define ADD_ROWS(sums, k, from, to, at, first, width)                                                        \
+  EACH_MEMBER(k, from, to) {                                                                                 \
+    const element *const at_ = (at);                                                                         \
+    if (at_)                                                                                                 \
+      EACH_COLUMN_PACK(p_, i_, first, width)                                                                 \
+    ADD_COLUMNS(sums, p_, i_, load_pack(at_ + i_));                                                          \
+  }
 #endif
 
 /* The packs of a lane in a row. */
@@ -160,8 +182,6 @@ enum { HELD_PACKS = 1, SUM_PACKS = 0 };
        blocks_; blocks_ = 0)
 #define EACH_CHUNK_ROW(row, chunk, a)                                                                        \
   EACH_MEMBER(row, (chunk) * (a).chunk_rows, smaller(((chunk) + 1) * (a).chunk_rows, (a).rows))
-#define EACH_LOADED_CHUNK_ROW(row, chunk, a)                                                                 \
-  EACH_LOADED_MEMBER(row, (chunk) * (a).chunk_rows, smaller(((chunk) + 1) * (a).chunk_rows, (a).rows))
 /* HELD_PACKS packs of a lane. */
 #define EACH_HELD_PACK(p, i, first, n)                                                                       \
   UNROLL for (int64_t p = 0, i = (first); p < HELD_PACKS; p++, i += LANES * PACK) if (i < (n))
