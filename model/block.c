@@ -129,7 +129,8 @@ static enum sptx_code attention_forward(const struct sptx_block *block,
       (sptx_matrix){(void *)matrix_at(block, at->qkv_weight), width, block->type, true},
       (sptx_matrix){kept->qkv, 3 * width, block->type, false},
       (struct sptx_bias){block->weights + at->qkv_bias, matrix_at(block, at->qkv_bias)}, error));
-  SPTX_TRY(attend(block, kept, error));
+  if (!block->attended)
+    SPTX_TRY(attend(block, kept, error));
   return sptx_linear_forward(device, block->type, rows, width, width, kept->attended,
                              matrix_at(block, at->projection_weight), branch, block->type, error);
 }

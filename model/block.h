@@ -45,6 +45,7 @@ struct sptx_block {
   const float *weights;        /* flat, float32: biases and norms */
   const void *matrices;        /* the flat buffer in the compute type: matrix products */
   float *gradients;            /* flat, float32 */
+  bool attended;               /* kept->attended and lse are there already */
   struct sptx_dropout dropout; /* stream: that of the attention branch; the other one's is stream + 1 */
 };
 

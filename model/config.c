@@ -51,6 +51,8 @@ static const struct key KEYS[] = {
      "of activations and gradients; the weights are always float32"},
     {"recompute", KEY_SWITCH, AT(recompute), "false", 0, 0, NULL,
      "keep only the blocks' inputs and recompute the rest in the backward pass"},
+    {"keep_attention", KEY_INTEGER, AT(keep_attention), "0", 0, 1 << 20, NULL,
+     "with recompute, keep what attention gives too, in so many of the layers: memory for time"},
     {"deterministic", KEY_SWITCH, AT(deterministic), "false", 0, 0, NULL,
      "on a GPU too, gradients are the same bit for bit from run to run, at a cost; on the CPU they always "
      "are"},

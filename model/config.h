@@ -27,6 +27,7 @@ typedef struct sptx_config {
   int64_t initialization; /* enum sptx_initialization */
   int64_t precision;      /* sptx_dtype */
   bool recompute, deterministic;
+  int64_t keep_attention;
   char device[SPTX_CONFIG_TEXT];
   int64_t threads;
   int64_t batch, steps, warmup, seed;

@@ -36,6 +36,10 @@ static struct sptx_block block_of(const sptx_transformer *t, int64_t layer,
 static struct sptx_block_activations kept_of(const sptx_transformer *t, int64_t layer) {
   struct sptx_block_activations kept = t->kept[t->kept_count == 1 ? 0 : layer];
   kept.h = t->h[layer];
+  if (t->attended[layer]) {
+    kept.attended = t->attended[layer];
+    kept.lse = t->lse[layer];
+  }
   return kept;
 }
 
@@ -231,8 +235,9 @@ enum sptx_code sptx_transformer_backward(sptx_transformer *t, const struct sptx_
   if (ready)
     SPTX_TRY(ready(user, p->output_weight, p->decayed_floats - p->output_weight, error));
   for (int64_t layer = t->config.layers - 1; layer >= 0; layer--) {
-    const struct sptx_block block = block_of(t, layer, pass);
+    struct sptx_block block = block_of(t, layer, pass);
     const struct sptx_block_activations kept = kept_of(t, layer);
+    block.attended = t->attended[layer] != NULL;
     /* The last layer's activations are still there from the forward pass. */
     if (t->kept_count == 1 && layer != t->config.layers - 1) {
       const struct sptx_norm_forward_args norm = norm_before(t, layer, pass);

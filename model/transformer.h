@@ -23,7 +23,7 @@ typedef struct sptx_transformer {
   sptx_parameters parameters;
   float *weights, *gradients; /* device, flat; gradients only for training */
   void *matrices;             /* the weights in the compute type; equals weights for float32 */
-  float *logits;              /* (rows, 256) */
+  float *logits;              /* (rows, 256); gone after the backward pass */
   float *losses;              /* (rows): nats */
   double flops; /* useful floating-point operations of a step: forward, and backward if training */
 
@@ -34,6 +34,8 @@ typedef struct sptx_transformer {
   void **h;                            /* layers + 1 entries */
   struct sptx_block_activations *kept; /* kept_count entries: one, or one for each layer */
   int64_t kept_count;
+  void **attended; /* (layers): what takes the place of kept's with recomputation; NULL where nothing does */
+  float **lse;
   struct sptx_block_scratch scratch;
   void *d_logits, *d_h;
   float *mean, *rstd;

@@ -51,9 +51,12 @@ static enum sptx_code take_scratch(sptx_transformer *t, sptx_error *error) {
   t->scratch.gated = t->kept[0].inner; /* element by element in place */
   if (t->mode != SPTX_TRANSFORMER_TRAIN)
     return SPTX_CODE_OK;
-  int64_t gated = inner > 3 * width ? inner : 3 * width;
-  SPTX_TRY(take_elements(t, gated > SPTX_VOCABULARY ? gated : SPTX_VOCABULARY, &t->scratch.gated, error));
-  t->d_logits = t->type == SPTX_F32 ? t->logits : t->scratch.gated; /* float32: element by element in place */
+  /* Logits and their gradients, which are float32's in place, come between the uses of `gated`. */
+  const int64_t vocabulary = t->type == SPTX_F32 ? SPTX_VOCABULARY : 3 * SPTX_VOCABULARY;
+  const int64_t gated = inner > 3 * width ? inner : 3 * width;
+  SPTX_TRY(take_elements(t, gated > vocabulary ? gated : vocabulary, &t->scratch.gated, error));
+  t->logits = t->scratch.gated;
+  t->d_logits = t->type == SPTX_F32 ? t->scratch.gated : (void *)(t->logits + t->rows * SPTX_VOCABULARY);
   if (t->config.dropout > 0)
     SPTX_TRY(take_elements(t, width, &t->scratch.d_branch, error));
   int64_t chunks = (t->rows + t->device->chunk_rows - 1) / t->device->chunk_rows;
@@ -68,7 +71,9 @@ static enum sptx_code take_layers(sptx_transformer *t, sptx_error *error) {
   t->kept_count = training && !t->config.recompute ? layers : 1;
   t->kept = calloc((size_t)t->kept_count, sizeof *t->kept);
   t->cache = calloc((size_t)layers, sizeof *t->cache);
-  if (!t->h || !t->kept || !t->cache)
+  t->attended = calloc((size_t)layers, sizeof *t->attended);
+  t->lse = calloc((size_t)layers, sizeof *t->lse);
+  if (!t->h || !t->kept || !t->cache || !t->attended || !t->lse)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "no memory for %ld layers", (long)layers);
   for (int64_t layer = 0; layer <= layers; layer++)
     if (training || layer < 2)
@@ -77,6 +82,12 @@ static enum sptx_code take_layers(sptx_transformer *t, sptx_error *error) {
       t->h[layer] = t->h[layer % 2];
   for (int64_t k = 0; k < t->kept_count; k++)
     SPTX_TRY(take_kept(t, &t->kept[k], error));
+  /* The last layer is never recomputed. */
+  for (int64_t k = 0; t->kept_count < layers && training && k < t->config.keep_attention && k < layers - 1;
+       k++) {
+    SPTX_TRY(take_elements(t, t->config.width, &t->attended[k], error));
+    SPTX_TRY(take_floats(t, t->rows * t->config.heads, &t->lse[k], error));
+  }
   if (t->mode == SPTX_TRANSFORMER_DECODE)
     for (int64_t layer = 0; layer < layers; layer++)
       SPTX_TRY(take(t, (size_t)(t->config.length * 3 * t->config.width) * sptx_dtype_size(t->type),
@@ -94,7 +105,8 @@ static enum sptx_code take_ends(sptx_transformer *t, sptx_error *error) {
     SPTX_TRY(take(t, (size_t)floats * sptx_dtype_size(t->type), &t->matrices, error));
   SPTX_TRY(take_floats(t, t->rows, &t->mean, error));
   SPTX_TRY(take_floats(t, t->rows, &t->rstd, error));
-  SPTX_TRY(take_floats(t, t->rows * SPTX_VOCABULARY, &t->logits, error));
+  if (!training)
+    SPTX_TRY(take_floats(t, t->rows * SPTX_VOCABULARY, &t->logits, error));
   SPTX_TRY(take_floats(t, t->rows, &t->losses, error));
   SPTX_TRY(take(t, (size_t)tokens, &t->tokens, error));
   t->sum_chunks = (floats > t->rows ? floats : t->rows) / 4096 + 1;
@@ -234,6 +246,8 @@ void sptx_transformer_destroy(sptx_transformer *t) {
   free(t->h);
   free(t->kept);
   free(t->cache);
+  free(t->attended);
+  free(t->lse);
   free(t->host_sums);
   free(t->host_index);
   free(t);

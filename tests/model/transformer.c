@@ -144,14 +144,21 @@ Test(model_transformer, recomputed_gradients_are_bit_equal) {
   cr_assert_eq(sptx_transformer_set_weights(plain, weights, &error), SPTX_CODE_OK);
   cr_assert_eq(sptx_transformer_set_weights(recomputed, weights, &error), SPTX_CODE_OK);
   double without = step(plain, tokens, false), first = step(plain, tokens, true);
-  double second = step(recomputed, tokens, true);
+  config.keep_attention = 2;
+  sptx_transformer *attended = create(&config, SPTX_TRANSFORMER_TRAIN);
+  cr_assert_eq(sptx_transformer_set_weights(attended, weights, &error), SPTX_CODE_OK);
+  double second = step(recomputed, tokens, true), third = step(attended, tokens, true);
   cr_expect_eq(first, second);
+  cr_expect_eq(first, third);
   cr_expect_neq(first, without, "dropout changed nothing");
   cr_expect_arr_eq(plain->gradients, recomputed->gradients, (size_t)plain->parameters.floats * sizeof(float));
-  cr_expect(recomputed->device->peak_bytes < plain->device->peak_bytes);
+  cr_expect_arr_eq(plain->gradients, attended->gradients, (size_t)plain->parameters.floats * sizeof(float));
+  cr_expect(recomputed->device->peak_bytes < attended->device->peak_bytes);
+  cr_expect(attended->device->peak_bytes < plain->device->peak_bytes);
   free(weights);
   sptx_transformer_destroy(plain);
   sptx_transformer_destroy(recomputed);
+  sptx_transformer_destroy(attended);
 }
 
 /* A kept element is scaled by 1 / (1 - p), so the mean over many steps' dropout tends to the plain output. */
