@@ -31,6 +31,7 @@ static kernel_function *const KERNELS[2][3][SPTX_KERNEL_COUNT] = {
     {ROW_OF(v4, f32), ROW_OF(v4, f16), ROW_OF(v4, bf16)},
 };
 #define ROWS_RANGE_ROW true,
+#define ROWS_RANGE_STREAM true,
 #define ROWS_RANGE_GROUP true,
 #define ROWS_RANGE_ELEMENT false,
 #define ROWS_OF(name, range) ROWS_RANGE_##range

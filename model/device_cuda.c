@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TYPES = 3, CTAS_OF_A_PROCESSOR = 64, CHUNK_ROWS = 96 };
+enum { TYPES = 3, CHUNK_ROWS = 128 };
 enum { WORKSPACE_BYTES = 32 << 20, GRANULE = 256 };
 
 /* PTX of each element type, ended by NUL; kernels/ptx.S. */
@@ -15,10 +15,18 @@ extern const char sptx_model_ptx_f32[], sptx_model_ptx_f16[], sptx_model_ptx_bf1
 
 typedef struct kernel_row {
   const char *name;
-  int cta; /* indices that a CTA takes at a time */
+  int cta, ctas; /* indices that a CTA takes at a time; the most CTAs for a multiprocessor */
 } kernel_row;
-enum { CTA_ROW = SPTX_CTA_THREADS / 32, CTA_GROUP = 1, CTA_ELEMENT = SPTX_CTA_THREADS };
-#define KERNEL_ROW(name, range) {#name, CTA_##range},
+enum { WARPS = SPTX_CTA_THREADS / 32, MANY = 64, RESIDENT = 6 /* kernels/launch_bounds.sed promises them */ };
+#define ROW_OF_ROW(name)                                                                                     \
+  { name, WARPS, MANY }
+#define ROW_OF_STREAM(name)                                                                                  \
+  { name, WARPS, RESIDENT }
+#define ROW_OF_GROUP(name)                                                                                   \
+  { name, 1, MANY }
+#define ROW_OF_ELEMENT(name)                                                                                 \
+  { name, SPTX_CTA_THREADS, MANY }
+#define KERNEL_ROW(name, range) ROW_OF_##range(#name),
 static const kernel_row KERNELS[SPTX_KERNEL_COUNT] = {SPTX_EACH_KERNEL(KERNEL_ROW)};
 
 typedef struct block {
@@ -125,7 +133,7 @@ static enum sptx_code launch(sptx_device *device, enum sptx_kernel kernel, sptx_
   if (!cuda->functions[type][kernel])
     SPTX_TRY(load_module(cuda, type, error));
   int64_t begin = 0, ctas = (count + KERNELS[kernel].cta - 1) / KERNELS[kernel].cta,
-          most = (int64_t)cuda->device.multiprocessors * CTAS_OF_A_PROCESSOR;
+          most = (int64_t)cuda->device.multiprocessors * KERNELS[kernel].ctas;
   void *parameters[] = {&begin, &count, (void *)arguments};
   if (ctas == 0)
     return SPTX_CODE_OK;

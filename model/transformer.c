@@ -89,13 +89,27 @@ static void index_tokens(const sptx_transformer *t, const uint8_t *tokens) {
     rows_of[count[row % t->config.length ? tokens[row - 1] : START]++] = (int32_t)row;
 }
 
+static enum sptx_code tokens_backward(sptx_transformer *t, int64_t blocks, sptx_error *error) {
+  const sptx_parameters *p = &t->parameters;
+  const int64_t width = t->config.width, rows = START + 1, parts = sptx_token_parts(t);
+  float *table = t->gradients + p->token_table, *start = t->gradients + p->start,
+        *partial = t->scratch.partial;
+  struct sptx_embed_backward_tokens_args args = {
+      t->d_h, t->token_begin, t->token_rows, table, start, partial, parts, width, t->device->block_columns};
+  SPTX_TRY(SPTX_LAUNCH(t->device, embed_backward_tokens, t->type, parts * rows * blocks, &args, error));
+  if (parts == 1)
+    return SPTX_CODE_OK;
+  struct sptx_fold_args fold = {partial, table, parts, rows * width};
+  SPTX_TRY(SPTX_LAUNCH(t->device, fold, t->type, START * width / SPTX_FOLD_COLUMNS, &fold, error));
+  fold.partial = partial + START * width;
+  fold.out = start;
+  return SPTX_LAUNCH(t->device, fold, t->type, width / SPTX_FOLD_COLUMNS, &fold, error);
+}
+
 static enum sptx_code embed_backward(sptx_transformer *t, sptx_error *error) {
   const sptx_parameters *p = &t->parameters;
   int64_t width = t->config.width, block = t->device->block_columns, blocks = (width + block - 1) / block;
-  struct sptx_embed_backward_tokens_args tokens = {
-      t->d_h, t->token_begin, t->token_rows, t->gradients + p->token_table, t->gradients + p->start,
-      width,  block};
-  SPTX_TRY(SPTX_LAUNCH(t->device, embed_backward_tokens, t->type, (START + 1) * blocks, &tokens, error));
+  SPTX_TRY(tokens_backward(t, blocks, error));
   for (int k = 0; k < p->position_tables; k++) {
     struct sptx_embed_backward_positions_args args = {
         t->d_h,   {t->gradients + p->position_table[k], p->position_size[k], p->position_divisor[k]},

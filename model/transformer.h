@@ -62,6 +62,10 @@ enum sptx_code sptx_transformer_create(const sptx_config *config, enum sptx_tran
                                        int64_t batch, sptx_transformer **transformer, sptx_error *error);
 void sptx_transformer_destroy(sptx_transformer *transformer); /* NULL is allowed */
 
+/* On a GPU the rows that saw a token are shared out in parts; see sptx_embed_backward_tokens_args. */
+static inline int64_t sptx_token_parts(const sptx_transformer *t) {
+  return t->device->driver ? 8 : 1;
+}
 /* Copies float32 weights (parameters.floats of them) to the device, and to the compute type. */
 enum sptx_code sptx_transformer_set_weights(sptx_transformer *transformer, const float *flat,
                                             sptx_error *error);

@@ -61,7 +61,9 @@ static enum sptx_code take_scratch(sptx_transformer *t, sptx_error *error) {
     SPTX_TRY(take_elements(t, width, &t->scratch.d_branch, error));
   int64_t chunks = (t->rows + t->device->chunk_rows - 1) / t->device->chunk_rows;
   t->scratch.partial_stride = at->contract_bias - at->norm1_gain + (at->norm1_bias - at->norm1_gain);
-  return take_floats(t, chunks * t->scratch.partial_stride, &t->scratch.partial, error);
+  int64_t sums = chunks * t->scratch.partial_stride,
+          tokens = sptx_token_parts(t) * (SPTX_VOCABULARY + 1) * width;
+  return take_floats(t, sums > tokens ? sums : tokens, &t->scratch.partial, error);
 }
 
 static enum sptx_code take_layers(sptx_transformer *t, sptx_error *error) {

@@ -23,14 +23,18 @@ KERNEL(embed_forward) {
 }
 
 KERNEL(embed_backward_tokens) {
+  enum { START = 256, ROWS };
   const element *d_h = a.d_h;
   int64_t blocks = (a.width + a.block_columns - 1) / a.block_columns;
   EACH_GROUP(index) {
-    int64_t token = index / blocks, first = index % blocks * a.block_columns;
-    float *gradient = token == 256 ? a.d_start : a.d_token_table + token * a.width;
+    int64_t first = index % blocks * a.block_columns, token = index / blocks % ROWS;
+    int64_t part = index / blocks / ROWS, begin_row = a.begin[token], rows = a.begin[token + 1] - begin_row;
+    float *gradient = a.parts > 1      ? a.partial + (part * ROWS + token) * a.width
+                      : token == START ? a.d_start
+                                       : a.d_token_table + token * a.width;
     COLUMN_SUMS(sums, gradient, first, a.width);
-    ADD_ROWS(sums, entry, a.begin[token], a.begin[token + 1], d_h + (int64_t)a.rows_of[entry] * a.width,
-             first, a.width)
+    ADD_ROWS(sums, entry, begin_row + rows * part / a.parts, begin_row + rows * (part + 1) / a.parts,
+             d_h + (int64_t)a.rows_of[entry] * a.width, first, a.width)
     KEEP_COLUMNS(sums, gradient, first, a.width);
   }
 }

@@ -39,13 +39,15 @@ struct sptx_embed_forward_args {
   int64_t position_tables, length, width, first_position; /* first_position: of row 0, when decoding */
 };
 /* One row of the gradient of the token table for each token; entries begin[t]..begin[t + 1] of rows_of are
- * the rows that saw token t. The last one, t = 256, is the start vector's. Here and with positions the index
- * range counts (table row, block of columns). */
+ * the rows that saw token t. The last one, t = 256, is the start vector's. A frequent token has many: they
+ * are cut in parts, and with more than one of them part p's sums land in partial[p] (257 * width). The index
+ * range counts (part, table row, block of columns); with positions, which are seen equally often, (table row,
+ * block of columns). */
 struct sptx_embed_backward_tokens_args {
   const void *d_h;
   const int32_t *begin, *rows_of;
-  float *d_token_table, *d_start;
-  int64_t width, block_columns;
+  float *d_token_table, *d_start, *partial;
+  int64_t parts, width, block_columns;
 };
 struct sptx_embed_backward_positions_args {
   const void *d_h;
@@ -150,14 +152,14 @@ struct sptx_cast_args {
   void *to;
 };
 
-/* Every kernel: name, and what its index range counts (ROW: a warp takes one; GROUP: a CTA does; ELEMENT:
- * single elements). */
+/* Every kernel: name, and what its index range counts (ROW: a warp takes one; STREAM: a warp takes
+ * every n-th, the next one being loaded meanwhile; GROUP: a CTA takes one; ELEMENT: single elements). */
 #define SPTX_EACH_KERNEL(X)                                                                                  \
   X(embed_forward, ROW)                                                                                      \
   X(embed_backward_tokens, GROUP)                                                                            \
   X(embed_backward_positions, GROUP)                                                                         \
-  X(norm_forward, ROW)                                                                                       \
-  X(residual_forward, ROW)                                                                                   \
+  X(norm_forward, STREAM)                                                                                    \
+  X(residual_forward, STREAM)                                                                                \
   X(norm_backward, GROUP)                                                                                    \
   X(bias_forward, ROW)                                                                                       \
   X(gelu_forward, ROW)                                                                                       \

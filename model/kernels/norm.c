@@ -22,28 +22,33 @@ INLINE void norm_row(const struct sptx_norm_forward_args *a, int64_t row, const 
   }
 }
 
-INLINE void norm_whole_row(const struct sptx_norm_forward_args *a, int64_t row, int packs) {
-  struct held x;
-  hold(&x, (const element *)a->x + row * a->width, a->width, packs);
-  norm_row(a, row, &x, packs);
+/* The next row is on its way while one is worked on, here and below. */
+INLINE void norm_whole_rows(int64_t begin, int64_t end, const struct sptx_norm_forward_args *a, int packs) {
+  const element *x = a->x;
+  int64_t width = a->width;
+  struct held next;
+  hold(&next, x + FIRST_ROW * width, FIRST_ROW < end ? width : 0, packs);
+  EACH_ROW(row) {
+    const struct held now = next;
+    hold(&next, x + (row + ROW_STEP) * width, row + ROW_STEP < end ? width : 0, packs);
+    norm_row(a, row, &now, packs);
+  }
 }
 
 KERNEL(norm_forward) {
-  EACH_ROW(row)
-  WITH_PACKS(a.width, norm_whole_row(&a, row, PACKS));
+  WITH_PACKS(a.width, norm_whole_rows(begin, end, &a, PACKS));
 }
 
-INLINE void residual_row(const struct sptx_residual_forward_args *a, int64_t row, int packs) {
+INLINE void residual_row(const struct sptx_residual_forward_args *a, int64_t row, const struct held *x,
+                         const struct held *branch, int packs) {
   int64_t width = a->norm.width;
   element *out = (element *)a->out + row * width;
-  struct held x, branch, sum = {.at = out};
-  hold(&x, (const element *)a->x + row * width, width, packs);
-  hold(&branch, (const element *)a->branch + row * width, width, packs);
+  struct held sum = {.at = out};
   EACH_NUMBERED_PACK(p, i, width, packs) {
-    pack value = held_pack(&branch, p, i, packs) + load_floats(a->branch_bias + i);
+    pack value = held_pack(branch, p, i, packs) + load_floats(a->branch_bias + i);
     if (a->dropout.threshold)
       value = drop(&a->dropout, (a->dropout.first_row + row) * width + i, value);
-    elements narrowed = narrow(held_pack(&x, p, i, packs) + value);
+    elements narrowed = narrow(held_pack(x, p, i, packs) + value);
     store_elements(out + i, narrowed);
     if (packs)
       sum.packs[p] = narrowed;
@@ -52,44 +57,76 @@ INLINE void residual_row(const struct sptx_residual_forward_args *a, int64_t row
     norm_row(&a->norm, row, &sum, packs);
 }
 
+INLINE void residual_rows(int64_t begin, int64_t end, const struct sptx_residual_forward_args *a, int packs) {
+  const element *x = a->x, *branch = a->branch;
+  int64_t width = a->norm.width;
+  struct held next_x, next_branch;
+  hold(&next_x, x + FIRST_ROW * width, FIRST_ROW < end ? width : 0, packs);
+  hold(&next_branch, branch + FIRST_ROW * width, FIRST_ROW < end ? width : 0, packs);
+  EACH_ROW(row) {
+    const struct held now_x = next_x, now_branch = next_branch;
+    const int64_t next = row + ROW_STEP, next_width = next < end ? width : 0;
+    hold(&next_x, x + next * width, next_width, packs);
+    hold(&next_branch, branch + next * width, next_width, packs);
+    residual_row(a, row, &now_x, &now_branch, packs);
+  }
+}
+
 KERNEL(residual_forward) {
-  EACH_ROW(row)
-  WITH_PACKS(a.norm.width, residual_row(&a, row, PACKS));
+  WITH_PACKS(a.norm.width, residual_rows(begin, end, &a, PACKS));
+}
+
+struct norm_backward_row {
+  struct held x, d_y, residual;
+  float mean, rstd;
+};
+
+INLINE void hold_backward_row(struct norm_backward_row *held, const struct sptx_norm_backward_args *a,
+                              int64_t row, int64_t end, int packs) {
+  int64_t width = row < end ? a->chunks.width : 0, at = row * a->chunks.width;
+  hold(&held->x, (const element *)a->x + at, width, packs);
+  hold(&held->d_y, (const element *)a->d_y + at, width, packs);
+  hold(&held->residual, (const element *)a->d_residual + at, a->d_residual ? width : 0, packs);
+  if (row < end) {
+    held->mean = a->mean[row];
+    held->rstd = a->rstd[row];
+  }
 }
 
 /* Rows of a chunk, columns from `first`. packs: 0, or the packs of a row that is one block. */
 INLINE void norm_backward_chunk(const struct sptx_norm_backward_args *a, int64_t chunk, int64_t first,
                                 int packs) {
-  int64_t width = a->chunks.width;
+  int64_t width = a->chunks.width, row0 = chunk * a->chunks.chunk_rows;
+  int64_t end_row = smaller(row0 + a->chunks.chunk_rows, a->chunks.rows);
   float *d_gain_to = a->gain_partial + chunk * a->chunks.stride;
   float *d_bias_to = a->bias_partial + chunk * a->chunks.stride;
   float *d_branch_to = a->branch_partial ? a->branch_partial + chunk * a->chunks.stride : NULL;
   COLUMN_SUMS(d_gain, d_gain_to, first, width);
   COLUMN_SUMS(d_bias, d_bias_to, first, width);
   COLUMN_SUMS(d_branch_sums, d_branch_to, first, d_branch_to ? width : 0);
-  EACH_CHUNK_ROW(row, chunk, a->chunks) {
-    const element *d_residual = a->d_residual ? (const element *)a->d_residual + row * width : NULL;
+  struct norm_backward_row next;
+  hold_backward_row(&next, a, FIRST_MEMBER(row0), end_row, packs);
+  EACH_MEMBER(row, row0, end_row) {
+    const struct norm_backward_row now = next;
+    hold_backward_row(&next, a, row + WARPS, end_row, packs);
     element *d_x = (element *)a->d_x + row * width;
     element *d_branch = a->d_branch ? (element *)a->d_branch + row * width : NULL;
-    struct held x, d_y, residual;
-    hold(&x, (const element *)a->x + row * width, width, packs);
-    hold(&d_y, (const element *)a->d_y + row * width, width, packs);
-    hold(&residual, d_residual, d_residual ? width : 0, packs);
-    float mean = a->mean[row], rstd = a->rstd[row];
+    const float mean = now.mean, rstd = now.rstd;
     pack sums = {0}, dots = {0};
     EACH_NUMBERED_PACK(p, i, width, packs) {
-      pack gradient = held_pack(&d_y, p, i, packs) * load_floats(a->gain + i);
+      pack gradient = held_pack(&now.d_y, p, i, packs) * load_floats(a->gain + i);
       sums += gradient;
-      dots += gradient * ((held_pack(&x, p, i, packs) - mean) * rstd);
+      dots += gradient * ((held_pack(&now.x, p, i, packs) - mean) * rstd);
     }
     float sum = lane_sum(pack_sum(sums)) / (float)width, dot = lane_sum(pack_sum(dots)) / (float)width;
     EACH_COLUMN_PACK(p, i, first, width) {
-      pack normal = (held_pack(&x, p, i, packs) - mean) * rstd, gradient = held_pack(&d_y, p, i, packs);
+      pack normal = (held_pack(&now.x, p, i, packs) - mean) * rstd;
+      pack gradient = held_pack(&now.d_y, p, i, packs);
       ADD_COLUMNS(d_gain, p, i, gradient * normal);
       ADD_COLUMNS(d_bias, p, i, gradient);
       pack change = (gradient * load_floats(a->gain + i) - sum - normal * dot) * rstd;
-      if (d_residual)
-        change += held_pack(&residual, p, i, packs);
+      if (a->d_residual)
+        change += held_pack(&now.residual, p, i, packs);
       store_pack(d_x + i, change);
       if (d_branch) {
         change = drop(&a->dropout, (a->dropout.first_row + row) * width + i, change);

@@ -21,16 +21,16 @@ typedef float pack __attribute__((vector_size(4 * PACK)));
 #define LANE (__nvvm_read_ptx_sreg_tid_x() % LANES)
 #define THREAD ((int64_t)__nvvm_read_ptx_sreg_ctaid_x() * SPTX_CTA_THREADS + __nvvm_read_ptx_sreg_tid_x())
 #define THREADS ((int64_t)__nvvm_read_ptx_sreg_nctaid_x() * SPTX_CTA_THREADS)
-#define EACH_ROW(row) for (int64_t row = begin + THREAD / LANES; row < end; row += THREADS / LANES)
+#define FIRST_ROW (begin + THREAD / LANES)
+#define ROW_STEP (THREADS / LANES)
 #define EACH_GROUP(index)                                                                                    \
   for (int64_t index = begin + __nvvm_read_ptx_sreg_ctaid_x(); index < end;                                  \
        index += __nvvm_read_ptx_sreg_nctaid_x())
 /* A group's warps take its members in turns. */
-#define EACH_MEMBER(k, from, to)                                                                             \
-  for (int64_t k = (from) + __nvvm_read_ptx_sreg_tid_x() / LANES, k##_end = (to); k < k##_end; k += WARPS)
+#define FIRST_MEMBER(from) ((from) + __nvvm_read_ptx_sreg_tid_x() / LANES)
+#define EACH_MEMBER(k, from, to) for (int64_t k = FIRST_MEMBER(from), k##_end = (to); k < k##_end; k += WARPS)
 #define EACH_MEMBER_BATCH(k, from, to)                                                                       \
-  for (int64_t k = (from) + __nvvm_read_ptx_sreg_tid_x() / LANES, k##_end = (to); k < k##_end;               \
-       k += BATCH * WARPS)
+  for (int64_t k = FIRST_MEMBER(from), k##_end = (to); k < k##_end; k += BATCH * WARPS)
 #define EACH_ELEMENT(i) for (int64_t i = begin + THREAD; i < end; i += THREADS)
 #define EACH_LANE(i, n) for (int64_t i = LANE, i##_end = (n); i < i##_end; i += LANES)
 #define EACH_LANE_IN_ORDER EACH_LANE
@@ -104,8 +104,11 @@ enum { SUM_PACKS = SPTX_CTA_COLUMNS / (LANES * PACK) };
 #else
 #define LANES 1
 #define LANE 0
-#define EACH_ROW(row) for (int64_t row = begin; row < end; row++)
-#define EACH_GROUP EACH_ROW
+#define WARPS 1
+#define FIRST_MEMBER(from) (from)
+#define FIRST_ROW begin
+#define ROW_STEP 1
+#define EACH_GROUP(index) for (int64_t index = begin; index < end; index++)
 #define EACH_MEMBER(k, from, to) for (int64_t k = (from); k < (to); k++)
 #ifdef __clang__
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety) interleave(enable)")
@@ -156,6 +159,7 @@ enum { HELD_PACKS = 1, SUM_PACKS = 0 };
   }
 #endif
 
+#define EACH_ROW(row) for (int64_t row = FIRST_ROW; row < end; row += ROW_STEP)
 /* The packs of a lane in a row. */
 #define EACH_PACK(i, n) for (int64_t i = (int64_t)LANE * PACK, i##_end = (n); i < i##_end; i += LANES * PACK)
 /* The same, numbered; packs is a constant, 0 where nobody counts them. */

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RUNS = 20, TOKENS = 256 };
+enum { RUNS = 20, TOKENS = 256, PARTS = 8 };
 
 typedef struct bench {
   sptx_device *device;
@@ -159,9 +159,10 @@ static enum sptx_code time_embedding(bench *b, sptx_error *error) {
   free(index);
   SPTX_TRY(code);
   struct sptx_embed_backward_tokens_args tokens = {
-      b->x, b->index, b->index + TOKENS + 2, b->floats, b->floats + TOKENS * b->width, b->width, block};
-  TIME_KERNEL(b, "token table backward", 1, embed_backward_tokens, SPTX_BF16, (TOKENS + 1) * blocks, &tokens,
-              row);
+      b->x,     b->index, b->index + TOKENS + 2, b->floats, b->floats + TOKENS * b->width, b->floats, PARTS,
+      b->width, block};
+  TIME_KERNEL(b, "token table backward", 1, embed_backward_tokens, SPTX_BF16, PARTS * (TOKENS + 1) * blocks,
+              &tokens, row);
   struct sptx_embed_backward_positions_args positions = {b->x, {b->floats, 128, 1}, 1, b->rows, b->width,
                                                          block};
   TIME_KERNEL(b, "position table backward", 2, embed_backward_positions, SPTX_BF16, 128 * blocks, &positions,

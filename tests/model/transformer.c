@@ -189,6 +189,35 @@ Test(model_transformer, dropout_keeps_the_mean) {
   sptx_device_destroy(device);
 }
 
+/* As a GPU does it: a frequent token's rows in parts, which are folded. */
+Test(model_transformer, parts_of_a_token_add_up) {
+  enum { ROWS = 90, WIDTH = 16, TOKENS = 257, PARTS = 3 };
+  static float d_h[ROWS * WIDTH], whole[TOKENS * WIDTH], folded[TOKENS * WIDTH],
+      partial[PARTS * TOKENS * WIDTH];
+  int32_t begin[TOKENS + 1], rows_of[ROWS];
+  sptx_error error;
+  sptx_device *device;
+  cr_assert_eq(sptx_device_create_cpu(2, &device, &error), SPTX_CODE_OK);
+  for (int i = 0; i < ROWS * WIDTH; i++)
+    d_h[i] = (float)(i * 37 % 101); /* integers: sums are exact in any order */
+  for (int i = 0; i < ROWS; i++)
+    rows_of[i] = i * 7 % ROWS;
+  for (int token = 0; token <= TOKENS; token++) /* 1 and 4 rows, none, all the others */
+    begin[token] = token < 1 ? 0 : token < 2 ? 1 : token < 200 ? 5 : ROWS;
+  struct sptx_embed_backward_tokens_args args = {d_h,     begin, rows_of, whole, whole + 256 * WIDTH,
+                                                 partial, 1,     WIDTH,   WIDTH};
+  cr_assert_eq(SPTX_LAUNCH(device, embed_backward_tokens, SPTX_F32, TOKENS, &args, &error), SPTX_CODE_OK);
+  args.parts = PARTS;
+  cr_assert_eq(SPTX_LAUNCH(device, embed_backward_tokens, SPTX_F32, PARTS * TOKENS, &args, &error),
+               SPTX_CODE_OK);
+  struct sptx_fold_args fold = {partial, folded, PARTS, TOKENS * WIDTH};
+  cr_assert_eq(SPTX_LAUNCH(device, fold, SPTX_F32, TOKENS * WIDTH / SPTX_FOLD_COLUMNS, &fold, &error),
+               SPTX_CODE_OK);
+  cr_expect_arr_eq(folded, whole, sizeof whole);
+  cr_expect(whole[199 * WIDTH] > whole[1 * WIDTH] && whole[2 * WIDTH] == 0);
+  sptx_device_destroy(device);
+}
+
 Test(model_transformer, decoding_equals_the_full_forward) {
   sptx_config config = small_config("merge:5");
   config.batch = 1;
