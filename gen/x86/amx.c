@@ -13,6 +13,15 @@ static int64_t depth_of(const sptx_x86_emitter *e) {
   return round_up(e->dim, DEPTH);
 }
 
+/* A row of V^T; one line more than its keys take, so that 16 rows do not share few sets of the cache. */
+static int64_t values_row_bytes(int key_tile) {
+  return 2 * (key_tile + DEPTH);
+}
+
+int64_t sptx_x86_amx_value_bytes(int dim, int key_tile) {
+  return round_up(dim, TILE) * values_row_bytes(key_tile);
+}
+
 static LLVMValueRef constant(sptx_x86_emitter *e, int64_t value) {
   return sptx_ir_i64(&e->ir, value);
 }
@@ -67,13 +76,15 @@ void sptx_x86_amx_release(sptx_x86_emitter *e) {
 /* void amx_keys(rows, count, target): rows as they are, padded to whole tiles with zeros. */
 static LLVMValueRef emit_copy_keys(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[] = {ir->pointer, ir->i64, ir->pointer}, part = LLVMVectorType(ir->i64, 2);
+  LLVMTypeRef types[] = {ir->pointer, ir->i64, ir->pointer};
   LLVMValueRef function = sptx_x86_local_function(e, "amx_keys", ir->void_type, types, 3);
   sptx_ir_loop rows;
   sptx_ir_loop_begin(ir, &rows, constant(e, 0), LLVMGetParam(function, 1), constant(e, 1), false, NULL, 0);
   LLVMValueRef source = sptx_ir_load(ir, ir->pointer, scaled(e, LLVMGetParam(function, 0), rows.index, 8), 8);
   LLVMValueRef target = scaled(e, LLVMGetParam(function, 2), rows.index, depth_of(e) * 2);
-  for (int d = 0; d < (int)depth_of(e); d += BLOCK) {
+  for (int d = 0, step; d < (int)depth_of(e); d += step) {
+    step = e->dim - d >= DEPTH ? DEPTH : BLOCK;
+    LLVMTypeRef part = LLVMVectorType(ir->i16, (unsigned)step);
     LLVMValueRef value = LLVMConstNull(part);
     if (d < e->dim)
       value = sptx_ir_load(ir, part, sptx_ir_at_constant(ir, source, 2 * d), 2);
@@ -84,28 +95,68 @@ static LLVMValueRef emit_copy_keys(sptx_x86_emitter *e) {
   return function;
 }
 
-/* void amx_values(rows, count, target): target[d][key], 8 keys by 8 dims at a time. */
+/* Units of `unit` 16-bit elements of a and b in turns, from the low or the high half of each 128-bit lane:
+ * one instruction whatever the width. */
+static LLVMValueRef unpack(sptx_x86_emitter *e, LLVMValueRef a, LLVMValueRef b, int width, int unit,
+                           bool high) {
+  int index[DEPTH];
+  for (int k = 0; k < width; k++) {
+    int lane = k / BLOCK * BLOCK, place = k % BLOCK / unit, within = k % unit;
+    index[k] = lane + (high ? BLOCK / 2 : 0) + place / 2 * unit + within + place % 2 * width;
+  }
+  return sptx_ir_shuffle(&e->ir, a, b, index, (unsigned)width);
+}
+
+/* 8 keys by `width` dims, which lie at an offset in the rows; target: of the first dim and key. */
+static void transpose_part(sptx_x86_emitter *e, const LLVMValueRef row[BLOCK], LLVMValueRef offset, int width,
+                           LLVMValueRef target) {
+  sptx_ir *ir = &e->ir;
+  LLVMTypeRef type = LLVMVectorType(ir->i16, (unsigned)width);
+  LLVMValueRef values[BLOCK];
+  for (int k = 0; k < BLOCK; k++)
+    values[k] = sptx_ir_load(ir, type, sptx_ir_at(ir, row[k], offset), 2);
+  for (int half = 0; half < 2; half++) { /* of each lane's 8 dims */
+    LLVMValueRef pairs[4], fours[4];
+    for (int k = 0; k < 4; k++)
+      pairs[k] = unpack(e, values[2 * k], values[2 * k + 1], width, 1, half);
+    for (int k = 0; k < 4; k++)
+      fours[k] = unpack(e, pairs[k / 2 * 2], pairs[k / 2 * 2 + 1], width, 2, k % 2);
+    for (int k = 0; k < 4; k++) {
+      LLVMValueRef keys = unpack(e, fours[k / 2], fours[k / 2 + 2], width, 4, k % 2);
+      for (int lane = 0; lane < width; lane += BLOCK) {
+        int index[BLOCK];
+        for (int i = 0; i < BLOCK; i++)
+          index[i] = lane + i;
+        int64_t dim = lane + 4 * half + k;
+        sptx_ir_store(ir, sptx_ir_shuffle(ir, keys, keys, index, BLOCK),
+                      sptx_ir_at_constant(ir, target, dim * values_row_bytes(e->key_tile)), 16);
+      }
+    }
+  }
+}
+
+/* void amx_values(rows, count, target): target[d][key], 8 keys by 32 dims at a time. */
 static LLVMValueRef emit_transpose_values(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
   LLVMTypeRef types[] = {ir->pointer, ir->i64, ir->pointer};
-  LLVMValueRef function = sptx_x86_local_function(e, "amx_values", ir->void_type, types, 3), block[BLOCK];
-  int64_t row_bytes = (int64_t)e->key_tile * 2;
+  LLVMValueRef function = sptx_x86_local_function(e, "amx_values", ir->void_type, types, 3);
+  int64_t row_bytes = values_row_bytes(e->key_tile);
+  int whole = e->dim / DEPTH * DEPTH;
   sptx_ir_loop keys, dims;
   sptx_ir_loop_begin(ir, &keys, constant(e, 0), LLVMGetParam(function, 1), constant(e, BLOCK), false, NULL,
                      0);
   LLVMValueRef table = scaled(e, LLVMGetParam(function, 0), keys.index, 8), row[BLOCK];
+  LLVMValueRef target = scaled(e, LLVMGetParam(function, 2), keys.index, 2);
   for (int k = 0; k < BLOCK; k++)
     row[k] = sptx_ir_load(ir, ir->pointer, sptx_ir_at_constant(ir, table, 8 * k), 8);
-  sptx_ir_loop_begin(ir, &dims, constant(e, 0), constant(e, e->dim), constant(e, BLOCK), true, NULL, 0);
-  for (int k = 0; k < BLOCK; k++)
-    block[k] = sptx_x86_load_floats(e, SPTX_ELEMENT_BF16, scaled(e, row[k], dims.index, 2), BLOCK);
-  sptx_x86_transpose(e, block);
-  LLVMValueRef target = scaled(e, scaled(e, LLVMGetParam(function, 2), dims.index, row_bytes), keys.index, 2);
-  for (int k = 0; k < BLOCK; k++) {
-    LLVMValueRef half = LLVMBuildFPTrunc(ir->builder, block[k], LLVMVectorType(ir->bf16, BLOCK), "");
-    sptx_ir_store(ir, half, sptx_ir_at_constant(ir, target, k * row_bytes), 16);
+  if (whole > 0) {
+    sptx_ir_loop_begin(ir, &dims, constant(e, 0), constant(e, whole), constant(e, DEPTH), true, NULL, 0);
+    transpose_part(e, row, sptx_ir_mul(ir, dims.index, constant(e, 2)), DEPTH,
+                   scaled(e, target, dims.index, row_bytes));
+    sptx_ir_loop_end(ir, &dims);
   }
-  sptx_ir_loop_end(ir, &dims);
+  for (int d = whole; d < e->dim; d += BLOCK)
+    transpose_part(e, row, constant(e, 2 * d), BLOCK, sptx_ir_at_constant(ir, target, d * row_bytes));
   sptx_ir_loop_end(ir, &keys);
   LLVMBuildRetVoid(ir->builder);
   return function;
@@ -146,35 +197,51 @@ static LLVMValueRef emit_scores(sptx_x86_emitter *e) {
   return function;
 }
 
-/* void amx_output(values, weights, output, count): O^T += V^T P^T, 16 dims by 32 queries at a time. */
+/* 16 or 32 dims (rows: 1 or 2 tiles) from `dim` on by 32 queries. One tile of sums would wait for its last
+ * product: four hide that. */
+static void output_block(sptx_x86_emitter *e, LLVMValueRef function, LLVMValueRef dim, int rows) {
+  sptx_ir *ir = &e->ir;
+  int64_t value_bytes = values_row_bytes(e->key_tile), query_bytes = (int64_t)e->query_tile * 4;
+  sptx_ir_loop queries, keys;
+  sptx_ir_loop_begin(ir, &queries, constant(e, 0), constant(e, e->query_tile), constant(e, DEPTH), true, NULL,
+                     0);
+  LLVMValueRef target = scaled(e, scaled(e, LLVMGetParam(function, 2), dim, query_bytes), queries.index, 4);
+  LLVMValueRef sums[4];
+  for (int k = 0; k < 2 * rows; k++) {
+    sums[k] = sptx_ir_at_constant(ir, target, k / 2 * TILE * query_bytes + k % 2 * TILE * 4);
+    tile_load(e, k, sums[k], query_bytes);
+  }
+  sptx_ir_loop_begin(ir, &keys, constant(e, 0), LLVMGetParam(function, 3), constant(e, DEPTH), false, NULL,
+                     0);
+  LLVMValueRef left = scaled(e, scaled(e, LLVMGetParam(function, 0), dim, value_bytes), keys.index, 2);
+  LLVMValueRef right =
+      scaled(e, scaled(e, LLVMGetParam(function, 1), keys.index, query_bytes / 2), queries.index, 4);
+  for (int k = 0; k < rows; k++)
+    tile_load(e, 4 + k, sptx_ir_at_constant(ir, left, k * TILE * value_bytes), value_bytes);
+  for (int k = 0; k < 2; k++)
+    tile_load(e, 6 + k, sptx_ir_at_constant(ir, right, (int64_t)k * TILE * 4), query_bytes);
+  for (int k = 0; k < 2 * rows; k++)
+    tile_multiply(e, k, 4 + k / 2, 6 + k % 2);
+  sptx_ir_loop_end(ir, &keys);
+  for (int k = 0; k < 2 * rows; k++)
+    tile_store(e, k, sums[k], query_bytes);
+  sptx_ir_loop_end(ir, &queries);
+}
+
+/* void amx_output(values, weights, output, count): O^T += V^T P^T, 32 dims by 32 queries at a time. */
 static LLVMValueRef emit_output(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
   LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->pointer, ir->i64};
   LLVMValueRef function = sptx_x86_local_function(e, "amx_output", ir->void_type, types, 4);
-  int64_t value_bytes = (int64_t)e->key_tile * 2, query_bytes = (int64_t)e->query_tile * 4;
-  sptx_ir_loop dims, queries, keys;
-  sptx_ir_loop_begin(ir, &dims, constant(e, 0), constant(e, e->dim), constant(e, TILE), true, NULL, 0);
-  sptx_ir_loop_begin(ir, &queries, constant(e, 0), constant(e, e->query_tile), constant(e, DEPTH), true, NULL,
-                     0);
-  LLVMValueRef target =
-      scaled(e, scaled(e, LLVMGetParam(function, 2), dims.index, query_bytes), queries.index, 4);
-  for (int k = 0; k < 2; k++)
-    tile_load(e, k, sptx_ir_at_constant(ir, target, (int64_t)k * TILE * 4), query_bytes);
-  sptx_ir_loop_begin(ir, &keys, constant(e, 0), LLVMGetParam(function, 3), constant(e, DEPTH), false, NULL,
-                     0);
-  LLVMValueRef left = scaled(e, scaled(e, LLVMGetParam(function, 0), dims.index, value_bytes), keys.index, 2);
-  LLVMValueRef right =
-      scaled(e, scaled(e, LLVMGetParam(function, 1), keys.index, query_bytes / 2), queries.index, 4);
-  tile_load(e, 4, left, value_bytes);
-  for (int k = 0; k < 2; k++) {
-    tile_load(e, 6 + k, sptx_ir_at_constant(ir, right, (int64_t)k * TILE * 4), query_bytes);
-    tile_multiply(e, k, 4, 6 + k);
+  int64_t padded = round_up(e->dim, TILE), whole = padded / DEPTH * DEPTH;
+  sptx_ir_loop dims;
+  if (whole > 0) {
+    sptx_ir_loop_begin(ir, &dims, constant(e, 0), constant(e, whole), constant(e, DEPTH), true, NULL, 0);
+    output_block(e, function, dims.index, 2);
+    sptx_ir_loop_end(ir, &dims);
   }
-  sptx_ir_loop_end(ir, &keys);
-  for (int k = 0; k < 2; k++)
-    tile_store(e, k, sptx_ir_at_constant(ir, target, (int64_t)k * TILE * 4), query_bytes);
-  sptx_ir_loop_end(ir, &queries);
-  sptx_ir_loop_end(ir, &dims);
+  if (whole < padded)
+    output_block(e, function, constant(e, whole), 1);
   LLVMBuildRetVoid(ir->builder);
   return function;
 }

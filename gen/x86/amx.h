@@ -8,6 +8,8 @@ typedef struct sptx_x86_amx {
   LLVMValueRef keys, values, scores, output; /* emitted functions */
 } sptx_x86_amx;
 
+/* Scratch for a tile's V^T. */
+int64_t sptx_x86_amx_value_bytes(int dim, int key_tile);
 void sptx_x86_amx_emit_functions(sptx_x86_emitter *e, sptx_x86_amx *amx);
 /* Around all else in the exported function. */
 void sptx_x86_amx_configure(sptx_x86_emitter *e);

@@ -121,8 +121,8 @@ static LLVMValueRef masked(const sptx_softmax *softmax, const sptx_x86_mask *mas
 }
 
 /* Changes the scores of keys begin .. end; the keys skip_begin .. skip_end between them are left out. */
-static void change_scores(const sptx_softmax *softmax, bool masks, LLVMValueRef skip_begin,
-                          LLVMValueRef skip_end, sptx_score_change *change) {
+static void change_scores(const sptx_softmax *softmax, LLVMValueRef skip_begin, LLVMValueRef skip_end,
+                          sptx_score_change *change) {
   sptx_x86_emitter *e = softmax->e;
   sptx_ir *ir = &e->ir;
   LLVMValueRef one = sptx_ir_i64(ir, 1), skipped = sptx_ir_sub(ir, skip_end, skip_begin);
@@ -131,7 +131,7 @@ static void change_scores(const sptx_softmax *softmax, bool masks, LLVMValueRef 
   sptx_ir_loop loop;
   sptx_x86_mask mask;
   sptx_ir_loop_begin(ir, &loop, begin, softmax->end, one, false, NULL, 0);
-  sptx_x86_key_of(e, softmax->walk, softmax->query_first, loop.index, masks, &mask);
+  sptx_x86_key_of(e, softmax->walk, softmax->query_first, loop.index, true, &mask);
   for (int v = 0; v < e->vectors; v++) {
     LLVMValueRef address = score_address(softmax, loop.index, v);
     sptx_ir_store(ir, change(softmax, &mask, v, sptx_ir_load(ir, e->vector, address, 32)), address, 32);
@@ -141,18 +141,26 @@ static void change_scores(const sptx_softmax *softmax, bool masks, LLVMValueRef 
   sptx_ir_loop_end(ir, &loop);
 }
 
-/* Adjusted and masked scores go back to their place; then the new maxima. */
-static void emit_maxima(const sptx_softmax *softmax, LLVMValueRef *maxima) {
+static LLVMValueRef adjusted_and_masked(const sptx_softmax *softmax, const sptx_x86_mask *mask, int v,
+                                        LLVMValueRef score) {
+  return masked(softmax, mask, v, adjusted(softmax, mask, v, score));
+}
+
+/* The maxima with the scores of keys begin .. end, which are adjusted in their place on the way. */
+static void emit_maxima_of(const sptx_softmax *softmax, LLVMValueRef begin, LLVMValueRef end, bool adjusts,
+                           bool at_least_once, LLVMValueRef *maxima) {
   sptx_x86_emitter *e = softmax->e;
   sptx_ir *ir = &e->ir;
-  if (e->products != SPTX_X86_FLOATS || e->shape->soft_cap || e->shape->alibi)
-    change_scores(softmax, false, softmax->end, softmax->end, adjusted);
-  change_scores(softmax, true, softmax->common_begin, softmax->common_end, masked);
+  sptx_x86_mask mask;
   sptx_ir_loop loop;
-  sptx_ir_loop_begin(ir, &loop, softmax->begin, softmax->end, sptx_ir_i64(ir, 1), true, maxima,
-                     (unsigned)e->vectors);
+  sptx_ir_loop_begin(ir, &loop, begin, end, sptx_ir_i64(ir, 1), at_least_once, maxima, (unsigned)e->vectors);
+  if (adjusts)
+    sptx_x86_key_of(e, softmax->walk, softmax->query_first, loop.index, false, &mask);
   for (int v = 0; v < e->vectors; v++) {
-    LLVMValueRef score = sptx_ir_load(ir, e->vector, score_address(softmax, loop.index, v), 32);
+    LLVMValueRef address = score_address(softmax, loop.index, v);
+    LLVMValueRef score = sptx_ir_load(ir, e->vector, address, 32);
+    if (adjusts)
+      sptx_ir_store(ir, score = adjusted(softmax, &mask, v, score), address, 32);
     loop.carried[v] = sptx_ir_max(ir, loop.carried[v], score);
   }
   sptx_ir_loop_end(ir, &loop);
@@ -160,20 +168,63 @@ static void emit_maxima(const sptx_softmax *softmax, LLVMValueRef *maxima) {
     maxima[v] = loop.carried[v];
 }
 
+/* Adjusted and masked scores go back to their place; then the new maxima. */
+static void emit_maxima(const sptx_softmax *softmax, LLVMValueRef *maxima) {
+  const sptx_x86_emitter *e = softmax->e;
+  LLVMValueRef common_begin = softmax->common_begin, common_end = softmax->common_end;
+  if (e->products == SPTX_X86_FLOATS && !e->shape->soft_cap && !e->shape->alibi) {
+    change_scores(softmax, common_begin, common_end, masked);
+    emit_maxima_of(softmax, softmax->begin, softmax->end, false, true, maxima);
+    return;
+  }
+  change_scores(softmax, common_begin, common_end, adjusted_and_masked);
+  emit_maxima_of(softmax, softmax->begin, common_begin, false, false, maxima);
+  emit_maxima_of(softmax, common_begin, common_end, true, false, maxima);
+  emit_maxima_of(softmax, common_end, softmax->end, false, false, maxima);
+}
+
+/* exp2(score - reference) in the place of the score of key `key`. */
+static LLVMValueRef exponential(const sptx_softmax *softmax, LLVMValueRef key, int v,
+                                LLVMValueRef reference) {
+  sptx_x86_emitter *e = softmax->e;
+  LLVMValueRef address = score_address(softmax, key, v);
+  LLVMValueRef score = sptx_ir_load(&e->ir, e->vector, address, 32);
+  LLVMValueRef power = sptx_x86_exp2(e, sptx_ir_fsub(&e->ir, score, reference));
+  sptx_ir_store(&e->ir, power, address, 32);
+  return power;
+}
+
+/* A vector of the pair of keys key and key + 1, also as the pairs of bfloat16 that tiles are multiplied with;
+ * returns the sum of both. */
+static LLVMValueRef exponential_pair(const sptx_softmax *softmax, LLVMValueRef key, int v,
+                                     LLVMValueRef reference) {
+  sptx_x86_emitter *e = softmax->e;
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef low = exponential(softmax, key, v, reference);
+  LLVMValueRef high = exponential(softmax, sptx_ir_add(ir, key, sptx_ir_i64(ir, 1)), v, reference);
+  LLVMValueRef pair = sptx_ir_mul(ir, key, sptx_ir_i64(ir, (int64_t)e->panel * 2));
+  LLVMValueRef target = sptx_x86_lane_vector(e, e->layout.weight_pairs, softmax->in_panel);
+  target = sptx_ir_at_constant(ir, sptx_ir_at(ir, target, pair), v * vector_bytes(e));
+  sptx_ir_store(ir, sptx_x86_pairs_of(e, low, high), target, 64);
+  return sptx_ir_fadd(ir, low, high);
+}
+
 /* P^T = exp2(S^T - max) in place of the scores, and their sums. */
 static void emit_exponentials(const sptx_softmax *softmax, LLVMValueRef *reference, LLVMValueRef *sums) {
   sptx_x86_emitter *e = softmax->e;
   sptx_ir *ir = &e->ir;
-  for (int v = 0; v < e->vectors; v++)
+  bool tiles = e->products == SPTX_X86_TILES;
+  for (int v = 0; v < e->vectors; v++) {
     sums[v] = number(e, 0);
+    if (tiles) /* the partner of the last of an odd number of keys */
+      sptx_ir_store(ir, number(e, -INFINITY), score_address(softmax, softmax->end, v), 32);
+  }
   sptx_ir_loop loop;
-  sptx_ir_loop_begin(ir, &loop, softmax->begin, softmax->end, sptx_ir_i64(ir, 1), true, sums,
+  sptx_ir_loop_begin(ir, &loop, softmax->begin, softmax->end, sptx_ir_i64(ir, tiles ? 2 : 1), true, sums,
                      (unsigned)e->vectors);
   for (int v = 0; v < e->vectors; v++) {
-    LLVMValueRef address = score_address(softmax, loop.index, v);
-    LLVMValueRef score = sptx_ir_load(ir, e->vector, address, 32);
-    LLVMValueRef power = sptx_x86_exp2(e, sptx_ir_fsub(ir, score, reference[v]));
-    sptx_ir_store(ir, power, address, 32);
+    LLVMValueRef power = tiles ? exponential_pair(softmax, loop.index, v, reference[v])
+                               : exponential(softmax, loop.index, v, reference[v]);
     loop.carried[v] = sptx_ir_fadd(ir, loop.carried[v], power);
   }
   sptx_ir_loop_end(ir, &loop);
@@ -377,8 +428,8 @@ typedef struct sptx_value_operands {
 
 /* Pairs of keys begin at even keys of the tile. Where the panel's keys do not, a row of zeros joins them; its
  * partner in V is finite, or zeros at the tile's end. */
-static sptx_value_operands value_pairs(sptx_x86_emitter *e, const sptx_forward_functions *f,
-                                       const sptx_panel *panel) {
+static sptx_value_operands interleaved_pairs(sptx_x86_emitter *e, const sptx_forward_functions *f,
+                                             const sptx_panel *panel) {
   sptx_ir *ir = &e->ir;
   LLVMValueRef pair = sptx_ir_div(ir, panel->begin, sptx_ir_i64(ir, 2));
   LLVMValueRef first = sptx_ir_mul(ir, pair, sptx_ir_i64(ir, 2));
@@ -428,9 +479,11 @@ static void emit_values(sptx_x86_emitter *e, const sptx_forward_functions *f, co
                 (LLVMValueRef[]){table, weights, panel->output, count, sptx_ir_i64(ir, e->panel)}, 5);
   sptx_ir_else(ir, &branch);
   sptx_value_operands operands = {table, weights, count};
-  if (e->products != SPTX_X86_FLOATS)
-    operands = value_pairs(e, f, panel);
+  if (e->products == SPTX_X86_PAIRS)
+    operands = interleaved_pairs(e, f, panel);
   if (e->products == SPTX_X86_TILES) {
+    LLVMValueRef pairs = sptx_ir_div(ir, sptx_ir_add(ir, count, sptx_ir_i64(ir, 1)), sptx_ir_i64(ir, 2));
+    sptx_x86_clear_rows(e, e->layout.weight_pairs, pairs, sptx_x86_pairs_count(e, count));
     call_rescale(e, f, panel);
     sptx_x86_amx_output(e, &f->amx, count);
   } else {

@@ -51,9 +51,18 @@ static LLVMValueRef take_turns(sptx_x86_emitter *e, LLVMValueRef low, LLVMValueR
 /* Two vectors of floats as one of bfloat16: low's, then high's. Subnormal numbers become 0. */
 static LLVMValueRef rounded(sptx_x86_emitter *e, LLVMValueRef low, LLVMValueRef high) {
   sptx_ir *ir = &e->ir;
-  LLVMValueRef arguments[] = {sptx_ir_load(ir, e->vector, high, 64), sptx_ir_load(ir, e->vector, low, 64)};
+  LLVMValueRef arguments[] = {high, low};
   LLVMValueRef both = sptx_ir_intrinsic(ir, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", NULL, arguments, 2);
   return LLVMBuildBitCast(ir->builder, both, LLVMVectorType(ir->i16, 2 * e->lanes), "");
+}
+
+LLVMValueRef sptx_x86_pairs_of(sptx_x86_emitter *e, LLVMValueRef low, LLVMValueRef high) {
+  LLVMValueRef both = rounded(e, low, high);
+  return take_turns(e, both, both, e->lanes);
+}
+
+static LLVMValueRef load_floats(sptx_x86_emitter *e, LLVMValueRef address) {
+  return sptx_ir_load(&e->ir, e->vector, address, 64);
 }
 
 /* void interleave(source, count, target) */
@@ -67,8 +76,8 @@ static LLVMValueRef emit_interleave(sptx_x86_emitter *e) {
   sptx_ir_loop_begin(ir, &rows, zero, LLVMGetParam(function, 1), constant(e, PAIR), true, at, 2);
   sptx_ir_loop_begin(ir, &lanes, zero, row, vector, true, NULL, 0);
   LLVMValueRef low = sptx_ir_at(ir, rows.carried[0], lanes.index);
-  LLVMValueRef both = rounded(e, low, sptx_ir_at(ir, low, row));
-  sptx_ir_store(ir, take_turns(e, both, both, e->lanes), sptx_ir_at(ir, rows.carried[1], lanes.index), 64);
+  LLVMValueRef pairs = sptx_x86_pairs_of(e, load_floats(e, low), load_floats(e, sptx_ir_at(ir, low, row)));
+  sptx_ir_store(ir, pairs, sptx_ir_at(ir, rows.carried[1], lanes.index), 64);
   sptx_ir_loop_end(ir, &lanes);
   rows.carried[0] = sptx_ir_at_constant(ir, rows.carried[0], 2 * row_bytes(e));
   rows.carried[1] = sptx_ir_at(ir, rows.carried[1], row);
@@ -86,7 +95,8 @@ static LLVMValueRef emit_round(sptx_x86_emitter *e) {
   LLVMValueRef source = LLVMGetParam(function, 0), vector = constant(e, e->lanes * 4);
   sptx_ir_loop loop;
   sptx_ir_loop_begin(ir, &loop, constant(e, 0), end, vector, true, &source, 1);
-  LLVMValueRef both = rounded(e, loop.carried[0], sptx_ir_at(ir, loop.carried[0], vector));
+  LLVMValueRef high = sptx_ir_at(ir, loop.carried[0], vector);
+  LLVMValueRef both = rounded(e, load_floats(e, loop.carried[0]), load_floats(e, high));
   sptx_ir_store(ir, both, sptx_ir_at(ir, LLVMGetParam(function, 2), loop.index), 64);
   loop.carried[0] = sptx_ir_at_constant(ir, loop.carried[0], (int64_t)e->lanes * 8);
   sptx_ir_loop_end(ir, &loop);

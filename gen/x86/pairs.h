@@ -18,6 +18,8 @@ void sptx_x86_pairs_emit_functions(sptx_x86_emitter *e, sptx_x86_pairs *pairs);
 /* count rounded up to the products' step in depth: pairs, or whole tiles of AMX. */
 LLVMValueRef sptx_x86_pairs_padded(sptx_x86_emitter *e, LLVMValueRef count);
 LLVMValueRef sptx_x86_pairs_count(sptx_x86_emitter *e, LLVMValueRef count); /* of padded pairs */
+/* Pairs of bfloat16 (low, high), lane by lane, from two vectors of floats. */
+LLVMValueRef sptx_x86_pairs_of(sptx_x86_emitter *e, LLVMValueRef low, LLVMValueRef high);
 /* Zeros in rows begin .. end of a [row][query] panel of floats. */
 void sptx_x86_clear_rows(sptx_x86_emitter *e, int64_t tile, LLVMValueRef begin, LLVMValueRef end);
 /* target[row / 2][query] = the pair of rows row and row + 1 of a [row][query] panel of floats; count is even.

@@ -1,5 +1,6 @@
 /* Schedules: the register blocks that fit each instruction set, the tile sizes worth trying for a piece, what
  * they are expected to cost, and the scratch memory a kernel of a given shape needs. */
+#include "gen/x86/amx.h"
 #include "gen/x86/emit.h"
 #include "gen/x86/planner.h"
 #include "patterns/integer.h"
@@ -89,7 +90,7 @@ static void take_pairs(const sptx_x86_shape *shape, int64_t keys, sptx_x86_layou
     layout->row_pairs = take(bytes, keys * dim * 2);
   } else {
     layout->amx_keys = take(bytes, keys * depth * 2);
-    layout->amx_values = take(bytes, ceil_div(dim, 16) * 16 * shape->schedule.key_tile * 2);
+    layout->amx_values = take(bytes, sptx_x86_amx_value_bytes(shape->dim, shape->schedule.key_tile));
     layout->amx_config = take(bytes, 64);
   }
   if (shape->family == SPTX_X86_BACKWARD) {
