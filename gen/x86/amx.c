@@ -167,12 +167,11 @@ static LLVMValueRef emit_scores(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
   LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->pointer, ir->i64};
   LLVMValueRef function = sptx_x86_local_function(e, "amx_scores", ir->void_type, types, 4);
-  int64_t key_bytes = depth_of(e) * 2, query_bytes = (int64_t)e->query_tile * 4;
+  int64_t key_bytes = depth_of(e) * 2, query_bytes = (int64_t)e->panel * 4;
   sptx_ir_loop keys, queries, dims;
   sptx_ir_loop_begin(ir, &keys, constant(e, 0), LLVMGetParam(function, 3), constant(e, DEPTH), false, NULL,
                      0);
-  sptx_ir_loop_begin(ir, &queries, constant(e, 0), constant(e, e->query_tile), constant(e, DEPTH), true, NULL,
-                     0);
+  sptx_ir_loop_begin(ir, &queries, constant(e, 0), constant(e, e->panel), constant(e, DEPTH), true, NULL, 0);
   for (int k = 0; k < 4; k++)
     tile_zero(e, k);
   sptx_ir_loop_begin(ir, &dims, constant(e, 0), constant(e, depth_of(e)), constant(e, DEPTH), true, NULL, 0);
@@ -201,10 +200,9 @@ static LLVMValueRef emit_scores(sptx_x86_emitter *e) {
  * product: four hide that. */
 static void output_block(sptx_x86_emitter *e, LLVMValueRef function, LLVMValueRef dim, int rows) {
   sptx_ir *ir = &e->ir;
-  int64_t value_bytes = values_row_bytes(e->key_tile), query_bytes = (int64_t)e->query_tile * 4;
+  int64_t value_bytes = values_row_bytes(e->key_tile), query_bytes = (int64_t)e->panel * 4;
   sptx_ir_loop queries, keys;
-  sptx_ir_loop_begin(ir, &queries, constant(e, 0), constant(e, e->query_tile), constant(e, DEPTH), true, NULL,
-                     0);
+  sptx_ir_loop_begin(ir, &queries, constant(e, 0), constant(e, e->panel), constant(e, DEPTH), true, NULL, 0);
   LLVMValueRef target = scaled(e, scaled(e, LLVMGetParam(function, 2), dim, query_bytes), queries.index, 4);
   LLVMValueRef sums[4];
   for (int k = 0; k < 2 * rows; k++) {
@@ -253,21 +251,33 @@ void sptx_x86_amx_emit_functions(sptx_x86_emitter *e, sptx_x86_amx *amx) {
   amx->output = emit_output(e);
 }
 
-void sptx_x86_amx_scores(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef count) {
-  LLVMValueRef padded = sptx_x86_pairs_padded(e, count), keys = sptx_x86_scratch(e, e->layout.amx_keys);
-  LLVMValueRef rows[] = {sptx_x86_scratch(e, e->layout.key_row), padded, keys};
-  sptx_x86_call(e, amx->keys, rows, 3);
-  LLVMValueRef values[] = {sptx_x86_scratch(e, e->layout.value_row), padded,
-                           sptx_x86_scratch(e, e->layout.amx_values)};
-  sptx_x86_call(e, amx->values, values, 3);
-  LLVMValueRef product[] = {keys, sptx_x86_scratch(e, e->layout.q_pairs),
-                            sptx_x86_scratch(e, e->layout.scores), padded};
+void sptx_x86_amx_operands(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef count) {
+  LLVMValueRef padded = sptx_x86_pairs_padded(e, count);
+  sptx_x86_call(e, amx->keys,
+                (LLVMValueRef[]){sptx_x86_scratch(e, e->layout.key_row), padded,
+                                 sptx_x86_scratch(e, e->layout.amx_keys)},
+                3);
+  sptx_x86_call(e, amx->values,
+                (LLVMValueRef[]){sptx_x86_scratch(e, e->layout.value_row), padded,
+                                 sptx_x86_scratch(e, e->layout.amx_values)},
+                3);
+}
+
+void sptx_x86_amx_scores(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef queries,
+                         LLVMValueRef begin, LLVMValueRef end) {
+  LLVMValueRef count = sptx_ir_sub(&e->ir, end, begin);
+  LLVMValueRef product[] = {scaled(e, sptx_x86_scratch(e, e->layout.amx_keys), begin, depth_of(e) * 2),
+                            queries,
+                            scaled(e, sptx_x86_scratch(e, e->layout.scores), begin, (int64_t)e->panel * 4),
+                            sptx_x86_pairs_padded(e, count)};
   sptx_x86_call(e, amx->scores, product, 4);
 }
 
-void sptx_x86_amx_output(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef count) {
-  LLVMValueRef product[] = {sptx_x86_scratch(e, e->layout.amx_values),
-                            sptx_x86_scratch(e, e->layout.weight_pairs),
-                            sptx_x86_scratch(e, e->layout.output), sptx_x86_pairs_padded(e, count)};
+void sptx_x86_amx_output(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef output,
+                         LLVMValueRef begin, LLVMValueRef end) {
+  LLVMValueRef count = sptx_ir_sub(&e->ir, end, begin), weights = sptx_x86_scratch(e, e->layout.weight_pairs);
+  LLVMValueRef product[] = {scaled(e, sptx_x86_scratch(e, e->layout.amx_values), begin, 2),
+                            scaled(e, weights, begin, (int64_t)e->panel * 2), output,
+                            sptx_x86_pairs_padded(e, count)};
   sptx_x86_call(e, amx->output, product, 4);
 }

@@ -14,9 +14,14 @@ void sptx_x86_amx_emit_functions(sptx_x86_emitter *e, sptx_x86_amx *amx);
 /* Around all else in the exported function. */
 void sptx_x86_amx_configure(sptx_x86_emitter *e);
 void sptx_x86_amx_release(sptx_x86_emitter *e);
-/* The scores, not scaled, from the rows of K and q's pairs; V is transposed on the way. */
-void sptx_x86_amx_scores(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef count);
+/* A tile of K and, transposed, of V: for all panels of queries. */
+void sptx_x86_amx_operands(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef count);
+/* The scores, not scaled, of keys begin .. end of the tile and a panel of queries, from q's pairs; begin is a
+ * multiple of 32. */
+void sptx_x86_amx_scores(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef queries,
+                         LLVMValueRef begin, LLVMValueRef end);
 /* O^T += V^T P^T, from P's pairs. */
-void sptx_x86_amx_output(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef count);
+void sptx_x86_amx_output(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef output,
+                         LLVMValueRef begin, LLVMValueRef end);
 
 #endif

@@ -87,6 +87,7 @@ typedef struct sptx_softmax {
   const sptx_x86_key_walk *walk;
   LLVMValueRef query_first, begin, end, common_begin, common_end;
   LLVMValueRef first_vector, in_panel; /* of the query tile's vectors; of the panel's */
+  LLVMValueRef factor;                 /* what the scores are to be multiplied with; NULL: q was */
 } sptx_softmax;
 
 static LLVMValueRef group_vector(const sptx_softmax *softmax, int v) {
@@ -108,8 +109,8 @@ typedef LLVMValueRef sptx_score_change(const sptx_softmax *softmax, const sptx_x
 static LLVMValueRef adjusted(const sptx_softmax *softmax, const sptx_x86_mask *mask, int v,
                              LLVMValueRef score) {
   sptx_x86_emitter *e = softmax->e;
-  if (e->products != SPTX_X86_FLOATS) /* q is packed unscaled */
-    score = sptx_ir_fmul(&e->ir, score, splat(e, sptx_x86_query_factor(e)));
+  if (softmax->factor)
+    score = sptx_ir_fmul(&e->ir, score, softmax->factor);
   return sptx_x86_adjust(e, score, mask, group_vector(softmax, v), NULL);
 }
 
@@ -172,7 +173,7 @@ static void emit_maxima_of(const sptx_softmax *softmax, LLVMValueRef begin, LLVM
 static void emit_maxima(const sptx_softmax *softmax, LLVMValueRef *maxima) {
   const sptx_x86_emitter *e = softmax->e;
   LLVMValueRef common_begin = softmax->common_begin, common_end = softmax->common_end;
-  if (e->products == SPTX_X86_FLOATS && !e->shape->soft_cap && !e->shape->alibi) {
+  if (!softmax->factor && !e->shape->soft_cap && !e->shape->alibi) {
     change_scores(softmax, common_begin, common_end, masked);
     emit_maxima_of(softmax, softmax->begin, softmax->end, false, true, maxima);
     return;
@@ -266,11 +267,13 @@ static LLVMValueRef emit_softmax(sptx_x86_emitter *e) {
   LLVMValueRef function = sptx_x86_bound_function(e, "softmax", types, 7), p[11];
   LLVMGetParams(function, p);
   sptx_x86_key_walk walk = {.first = p[5], .bits = p[10]};
+  bool scaled = e->products == SPTX_X86_FLOATS; /* when q was packed */
+  LLVMValueRef factor = scaled ? NULL : splat(e, sptx_x86_query_factor(e));
   sptx_ir_loop loop;
   sptx_ir_loop_begin(ir, &loop, sptx_ir_i64(ir, 0), sptx_ir_i64(ir, e->panel / (int)e->lanes),
                      sptx_ir_i64(ir, e->vectors), true, NULL, 0);
   LLVMValueRef vector = sptx_ir_add(ir, p[4], loop.index);
-  sptx_softmax softmax = {e, &walk, e->item, p[6], p[7], p[8], p[9], vector, loop.index};
+  sptx_softmax softmax = {e, &walk, e->item, p[6], p[7], p[8], p[9], vector, loop.index, factor};
   emit_group(&softmax);
   sptx_ir_loop_end(ir, &loop);
   LLVMBuildRetVoid(ir->builder);
@@ -348,10 +351,11 @@ static bool starts_fresh(const sptx_x86_emitter *e) {
 static void open_panel(sptx_x86_emitter *e, const sptx_x86_key_walk *walk, LLVMValueRef first,
                        sptx_panel *panel) {
   sptx_ir *ir = &e->ir;
-  bool floats = e->products == SPTX_X86_FLOATS;
+  bool floats = e->products == SPTX_X86_FLOATS, tiles = e->products == SPTX_X86_TILES;
+  int64_t depth = tiles ? (e->dim + 31) / 32 * 32 : e->dim;
   LLVMValueRef zero = sptx_ir_i64(ir, 0), q = sptx_x86_scratch(e, floats ? e->layout.q : e->layout.q_pairs);
   LLVMValueRef bytes = sptx_ir_mul(ir, first, sptx_ir_i64(ir, (int64_t)e->dim * 4));
-  LLVMValueRef q_bytes = sptx_ir_mul(ir, first, sptx_ir_i64(ir, (int64_t)e->dim * (floats ? 4 : 2)));
+  LLVMValueRef q_bytes = sptx_ir_mul(ir, first, sptx_ir_i64(ir, depth * (floats ? 4 : 2)));
   *panel = (sptx_panel){.first = first,
                         .vector = sptx_ir_div(ir, first, sptx_ir_i64(ir, e->lanes)),
                         .begin = zero,
@@ -366,14 +370,17 @@ static void open_panel(sptx_x86_emitter *e, const sptx_x86_key_walk *walk, LLVMV
   }
   sptx_x86_range range;
   sptx_x86_lane_range(e, first, e->panel, &range);
-  if (e->products != SPTX_X86_TILES) {
-    panel->begin = clamped(e, range.begin, walk, zero, walk->count);
-    panel->end = clamped(e, range.end, walk, zero, walk->count);
-  }
+  panel->begin = clamped(e, range.begin, walk, zero, walk->count);
+  panel->end = clamped(e, range.end, walk, zero, walk->count);
   if (starts_fresh(e))
     panel->fresh = sptx_ir_compare(ir, LLVMIntSGE, range.begin, walk->first);
   panel->common_begin = clamped(e, range.common_begin, walk, panel->begin, panel->end);
   panel->common_end = clamped(e, range.common_end, walk, panel->common_begin, panel->end);
+  if (tiles) { /* whole tiles: the keys before are masked */
+    LLVMValueRef some = sptx_ir_compare(ir, LLVMIntSLT, panel->begin, panel->end);
+    LLVMValueRef whole = LLVMBuildAnd(ir->builder, panel->begin, sptx_ir_i64(ir, -32), "");
+    panel->begin = sptx_ir_select(ir, some, whole, panel->begin);
+  }
   if (e->shape->predicate)
     panel->common_begin = panel->common_end = panel->begin;
 }
@@ -381,7 +388,7 @@ static void open_panel(sptx_x86_emitter *e, const sptx_x86_key_walk *walk, LLVMV
 static void emit_scores(sptx_x86_emitter *e, const sptx_forward_functions *f, const sptx_panel *panel) {
   sptx_ir *ir = &e->ir;
   if (e->products == SPTX_X86_TILES) {
-    sptx_x86_amx_scores(e, &f->amx, panel->end);
+    sptx_x86_amx_scores(e, &f->amx, panel->q, panel->begin, panel->end);
     return;
   }
   LLVMValueRef arguments[] = {sptx_x86_scratch(e, e->layout.key_row),
@@ -482,10 +489,10 @@ static void emit_values(sptx_x86_emitter *e, const sptx_forward_functions *f, co
   if (e->products == SPTX_X86_PAIRS)
     operands = interleaved_pairs(e, f, panel);
   if (e->products == SPTX_X86_TILES) {
-    LLVMValueRef pairs = sptx_ir_div(ir, sptx_ir_add(ir, count, sptx_ir_i64(ir, 1)), sptx_ir_i64(ir, 2));
-    sptx_x86_clear_rows(e, e->layout.weight_pairs, pairs, sptx_x86_pairs_count(e, count));
+    LLVMValueRef pairs = sptx_ir_div(ir, sptx_ir_add(ir, panel->end, sptx_ir_i64(ir, 1)), sptx_ir_i64(ir, 2));
+    sptx_x86_clear_rows(e, e->layout.weight_pairs, pairs, sptx_x86_pairs_count(e, panel->end));
     call_rescale(e, f, panel);
-    sptx_x86_amx_output(e, &f->amx, count);
+    sptx_x86_amx_output(e, &f->amx, panel->output, panel->begin, panel->end);
   } else {
     emit_value_products(e, f, panel, &operands);
   }
@@ -562,6 +569,8 @@ static void emit_step(sptx_x86_emitter *e, const sptx_forward_functions *f, cons
   sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntSGT, walk->count, sptx_ir_i64(ir, 0)));
   sptx_x86_key_rows(e, keys, walk, bases[0], bases[1]);
   LLVMValueRef bits = walk->bits ? walk->bits : LLVMConstNull(ir->pointer);
+  if (e->products == SPTX_X86_TILES)
+    sptx_x86_amx_operands(e, &f->amx, walk->count);
   LLVMValueRef panels[] = {e->args,     e->params,   query_first,  e->scratch,
                            walk->first, walk->count, walk->masked, odd_values(e, f, walk),
                            bits};

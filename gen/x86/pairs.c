@@ -13,8 +13,9 @@ enum sptx_x86_products sptx_x86_products_of(const sptx_x86_shape *shape) {
   if (schedule->isa == SPTX_ISA_AVX512_BF16)
     return SPTX_X86_PAIRS;
   /* Processors with AMX start vdpbf16ps a quarter as often as an FMA: what has no tiles is float32 there. */
-  bool tiles = shape->family == SPTX_X86_FORWARD && schedule->query_tile % AMX_DEPTH == 0 &&
-               schedule->key_tile % AMX_DEPTH == 0;
+  int width = sptx_x86_lanes(schedule->isa) * schedule->register_vectors;
+  bool tiles = shape->family == SPTX_X86_FORWARD && width % AMX_DEPTH == 0 &&
+               schedule->query_tile % AMX_DEPTH == 0 && schedule->key_tile % AMX_DEPTH == 0;
   return tiles ? SPTX_X86_TILES : SPTX_X86_FLOATS;
 }
 
@@ -157,10 +158,13 @@ void sptx_x86_pairs_round(sptx_x86_emitter *e, const sptx_x86_pairs *pairs, int6
 }
 
 void sptx_x86_pairs_dims(sptx_x86_emitter *e, const sptx_x86_pairs *pairs, int64_t source, int64_t target) {
-  int64_t padded = (e->dim + step_of(e) - 1) / step_of(e) * step_of(e),
-          rows = e->query_tile / e->panel * e->dim;
-  sptx_x86_pairs_interleave(e, pairs, sptx_x86_scratch(e, source), constant(e, rows), target);
-  sptx_x86_clear_rows(e, target, constant(e, e->dim / PAIR), constant(e, padded / PAIR)); /* AMX: one panel */
+  int64_t step = step_of(e), depth = (e->dim + step - 1) / step * step;
+  for (int64_t panel = 0; panel < e->query_tile / e->panel; panel++) {
+    int64_t to = target + panel * depth / PAIR * row_bytes(e);
+    sptx_x86_pairs_interleave(e, pairs, sptx_x86_scratch(e, source + panel * e->dim * row_bytes(e)),
+                              constant(e, e->dim), to);
+    sptx_x86_clear_rows(e, to, constant(e, e->dim / PAIR), constant(e, depth / PAIR));
+  }
 }
 
 void sptx_x86_pairs_rows(sptx_x86_emitter *e, int64_t table, LLVMValueRef count, int64_t target) {

@@ -340,8 +340,10 @@ static enum sptx_code plan_piece(sptx_planner *planner, const sptx_piece *piece,
   if (decode) {
     params.shared_total = 1;
   } else {
-    const sptx_x86_shape shape = {
-        .family = SPTX_X86_FORWARD, .element = problem->element, .schedule = schedule};
+    const sptx_x86_shape shape = {.family = SPTX_X86_FORWARD,
+                                  .element = problem->element,
+                                  .schedule = schedule,
+                                  .dim = problem->head_dim};
     sptx_planner_count_tiles(problem, piece, sptx_x86_panel(&shape), &params.tiles, &computed);
     params.tiles = ceil_div(params.tiles * sptx_x86_panel(&shape), schedule.query_tile);
     params.tile_items = schedule.tile_items ? schedule.tile_items

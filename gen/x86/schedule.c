@@ -68,7 +68,9 @@ enum sptx_code sptx_x86_schedule_check(const sptx_x86_schedule *schedule, const 
 
 int sptx_x86_panel(const sptx_x86_shape *shape) {
   const sptx_x86_schedule *schedule = &shape->schedule;
-  bool whole = shape->family == SPTX_X86_BACKWARD || sptx_x86_products_of(shape) == SPTX_X86_TILES;
+  /* AMX writes 16 dims at a time: half of them would fall into the next panel. */
+  bool overlaps = sptx_x86_products_of(shape) == SPTX_X86_TILES && shape->dim % 16;
+  bool whole = shape->family == SPTX_X86_BACKWARD || overlaps;
   return whole ? schedule->query_tile : sptx_x86_lanes(schedule->isa) * schedule->register_vectors;
 }
 

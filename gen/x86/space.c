@@ -145,7 +145,7 @@ static double head_seconds(const sptx_x86_schedule *schedule, const sptx_problem
   for (int k = 0; k < TERMS; k++) {
     double rate = widest / 8 / rates->exp;
     if (k == PRODUCTS || k == SPILLS)
-      rate = 2 * widest / lanes / rates->flops * product_share(schedule, problem, pass);
+      rate = 2 * widest / lanes / rates->flops * (k == PRODUCTS ? product_share(schedule, problem, pass) : 1);
     else if (k == PAIRS || k == MASKED || k == SUMS)
       rate = widest / lanes / rates->exp;
     else if (k == PARTIALS)
@@ -278,20 +278,32 @@ static bool brings_kernels(const sptx_problem *problem, enum sptx_pass pass, enu
   return isa == SPTX_ISA_AMX ? pass == SPTX_PASS_FORWARD : !sptx_x86_isa_available(SPTX_ISA_AMX);
 }
 
+/* The first block of its width: on AMX rows change nothing, and what has no tiles is AVX-512's. */
+static bool is_for_tiles(const sptx_x86_schedule *schedule, const sptx_problem *problem, enum sptx_pass pass,
+                         int block) {
+  const sptx_x86_shape shape = shape_of(schedule, problem, pass);
+  for (int b = 0; b < block; b++)
+    if (blocks[b].lanes == blocks[block].lanes && blocks[b].vectors == blocks[block].vectors)
+      return false;
+  return sptx_x86_products_of(&shape) == SPTX_X86_TILES;
+}
+
 int sptx_x86_schedule_space(const sptx_problem *problem, enum sptx_pass pass, const sptx_piece *piece,
                             enum sptx_isa isa, sptx_x86_schedule *schedules, int capacity) {
   space s = {schedules, 0, brings_kernels(problem, pass, isa) ? capacity : 0};
   for (int q = 0; q < QUERY_TILES; q++)
     for (int k = 0; k < KEY_TILES && !is_too_long(problem, piece, query_tiles[q], k); k++)
-      for (int b = 0; b < BLOCK_COUNT; b++)
+      for (int b = 0; b < BLOCK_COUNT; b++) {
+        const sptx_x86_schedule schedule = {.isa = isa,
+                                            .query_tile = query_tiles[q],
+                                            .key_tile = key_tiles[k],
+                                            .register_rows = blocks[b].rows,
+                                            .register_vectors = blocks[b].vectors};
         if (blocks[b].lanes == sptx_x86_lanes(isa) &&
-            query_tiles[q] % (blocks[b].lanes * blocks[b].vectors) == 0)
-          add_variants(&s, problem, pass, piece,
-                       (sptx_x86_schedule){.isa = isa,
-                                           .query_tile = query_tiles[q],
-                                           .key_tile = key_tiles[k],
-                                           .register_rows = blocks[b].rows,
-                                           .register_vectors = blocks[b].vectors});
+            query_tiles[q] % (blocks[b].lanes * blocks[b].vectors) == 0 &&
+            (isa != SPTX_ISA_AMX || is_for_tiles(&schedule, problem, pass, b)))
+          add_variants(&s, problem, pass, piece, schedule);
+      }
   return s.count;
 }
 
@@ -324,11 +336,13 @@ static double choose_block(sptx_x86_schedule *schedule, const sptx_problem *prob
 
 void sptx_x86_best_tiles(sptx_x86_schedule *schedule, const sptx_problem *problem, enum sptx_pass pass,
                          const sptx_piece *piece) {
-  enum { LONGEST = 64 }; /* longer query tiles were never the best: they are left to the tuner */
+  /* Longer query tiles were never the best, except with AMX, whose operands are copied once for each: they
+   * are left to the tuner. */
+  int longest = schedule->isa == SPTX_ISA_AMX && problem->element == SPTX_ELEMENT_BF16 ? 128 : 64;
   sptx_x86_schedule tried[QUERY_TILES * KEY_TILES];
   double seconds[QUERY_TILES * KEY_TILES], least = INFINITY;
   int count = 0;
-  for (int q = 0; q < QUERY_TILES && query_tiles[q] <= LONGEST; q++)
+  for (int q = 0; q < QUERY_TILES && query_tiles[q] <= longest; q++)
     for (int k = 0; k < KEY_TILES; k++, count++) {
       tried[count] = *schedule;
       tried[count].query_tile = schedule->query_tile ? schedule->query_tile : query_tiles[q];
