@@ -21,7 +21,9 @@ typedef struct model_case {
 static const model_case cases[] = {
     {"strided", {"pattern_params.stride=16", "dropout=0"}, 1e-4},
     {"fixed-merged", {"pattern_params.stride=16", "pattern_params.columns=4", "dropout=0.2"}, 1e-4},
-    {"strided-merged", {"pattern_params.stride=16", "recompute=true", "query_key=0.5"}, 1e-4},
+    {"strided-merged",
+     {"pattern_params.stride=16", "recompute=true", "keep_attention=2", "query_key=0.5"},
+     1e-4},
     {"fixed-heads", {"width=160", "heads=10", "feed_forward=2"}, 1e-4},
     {"dense", {"width=1040", "heads=13", "layers=1"}, 1e-4}, /* more columns than one block of sums */
     {"strided", {"pattern_params.stride=16", "precision=bfloat16", "dropout=0.1"}, 3e-2},
