@@ -17,7 +17,7 @@ const sptx_target sptx_targets[] = {
     {.name = "x86-64-v3", X86(SPTX_ISA_AVX2), .instructions = "AVX2, FMA, F16C"},
     {.name = "x86-64-v4", X86(SPTX_ISA_AVX512), .instructions = "AVX-512"},
     {.name = "x86-64-avx512bf16", X86(SPTX_ISA_AVX512_BF16), .instructions = "AVX-512, VDPBF16PS (bf16)"},
-    {.name = "x86-64-amx", X86(SPTX_ISA_AMX), .instructions = "AVX-512, AMX tiles (bf16 forward)"},
+    {.name = "x86-64-amx", X86(SPTX_ISA_AMX), .instructions = "AVX-512, AMX tiles (bf16)"},
     {.name = "sm_80", PTX(SPTX_PTX_SM80), .instructions = "cp.async, ldmatrix, mma.sync"},
     {.name = "sm_90a", PTX(SPTX_PTX_SM90A), .instructions = "TMA, mbarrier, wgmma"},
     {.name = NULL},

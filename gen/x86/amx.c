@@ -1,6 +1,6 @@
-/* The two products of the bfloat16 forward on AMX tiles. A tile is 16 rows of 64 bytes; one instruction
- * multiplies 16 x 32 by 32 x 16 values into 16 x 16 float32 sums. The right-hand side holds pairs of rows
- * interleaved. Keys and dims are padded to whole tiles with zeros on one side of each product. */
+/* The products of the bfloat16 forward and backward on AMX tiles. A tile is 16 rows of 64 bytes; one
+ * instruction multiplies 16 x 32 by 32 x 16 values into 16 x 16 float32 sums. The right-hand side holds pairs
+ * of rows interleaved. Keys and dims are padded to whole tiles with zeros on one side of each product. */
 #include "gen/x86/amx.h"
 
 enum { TILE = 16, DEPTH = 32, BLOCK = 8 };
@@ -18,7 +18,7 @@ static int64_t values_row_bytes(int key_tile) {
   return 2 * (key_tile + DEPTH);
 }
 
-int64_t sptx_x86_amx_value_bytes(int dim, int key_tile) {
+int64_t sptx_x86_amx_transposed_bytes(int dim, int key_tile) {
   return round_up(dim, TILE) * values_row_bytes(key_tile);
 }
 
@@ -162,36 +162,79 @@ static LLVMValueRef emit_transpose_values(sptx_x86_emitter *e) {
   return function;
 }
 
-/* void amx_scores(keys, queries, scores, count): S^T = K Q^T, 32 keys by 32 queries at a time. */
-static LLVMValueRef emit_scores(sptx_x86_emitter *e) {
+/* A product of tiles: C[row][column] = A(row, k) * B(k, column), strides in bytes. Columns and depth are
+ * multiples of 32. */
+typedef struct tile_product {
+  const char *name;
+  int64_t a_stride, b_stride, c_stride; /* of a row of A, a pair of rows of B, a row of C */
+  int64_t columns, depth;
+} tile_product;
+
+/* void name(a, b, c, rows): 32 rows by 32 columns at a time. */
+static LLVMValueRef emit_product(sptx_x86_emitter *e, const tile_product *product) {
   sptx_ir *ir = &e->ir;
   LLVMTypeRef types[] = {ir->pointer, ir->pointer, ir->pointer, ir->i64};
-  LLVMValueRef function = sptx_x86_local_function(e, "amx_scores", ir->void_type, types, 4);
-  int64_t key_bytes = depth_of(e) * 2, query_bytes = (int64_t)e->panel * 4;
-  sptx_ir_loop keys, queries, dims;
-  sptx_ir_loop_begin(ir, &keys, constant(e, 0), LLVMGetParam(function, 3), constant(e, DEPTH), false, NULL,
-                     0);
-  sptx_ir_loop_begin(ir, &queries, constant(e, 0), constant(e, e->panel), constant(e, DEPTH), true, NULL, 0);
+  LLVMValueRef function = sptx_x86_local_function(e, product->name, ir->void_type, types, 4), p[4];
+  int64_t a_stride = product->a_stride, c_stride = product->c_stride;
+  sptx_ir_loop rows, columns, depth;
+  LLVMGetParams(function, p);
+  sptx_ir_loop_begin(ir, &rows, constant(e, 0), p[3], constant(e, DEPTH), false, NULL, 0);
+  sptx_ir_loop_begin(ir, &columns, constant(e, 0), constant(e, product->columns), constant(e, DEPTH), true,
+                     NULL, 0);
   for (int k = 0; k < 4; k++)
     tile_zero(e, k);
-  sptx_ir_loop_begin(ir, &dims, constant(e, 0), constant(e, depth_of(e)), constant(e, DEPTH), true, NULL, 0);
-  LLVMValueRef left = scaled(e, scaled(e, LLVMGetParam(function, 0), keys.index, key_bytes), dims.index, 2);
-  LLVMValueRef right =
-      scaled(e, scaled(e, LLVMGetParam(function, 1), dims.index, query_bytes / 2), queries.index, 4);
+  sptx_ir_loop_begin(ir, &depth, constant(e, 0), constant(e, product->depth), constant(e, DEPTH), true, NULL,
+                     0);
+  LLVMValueRef left = scaled(e, scaled(e, p[0], rows.index, a_stride), depth.index, 2);
+  LLVMValueRef right = scaled(e, scaled(e, p[1], depth.index, product->b_stride / 2), columns.index, 4);
   for (int k = 0; k < 2; k++) {
-    tile_load(e, 4 + k, sptx_ir_at_constant(ir, left, k * TILE * key_bytes), key_bytes);
-    tile_load(e, 6 + k, sptx_ir_at_constant(ir, right, (int64_t)k * TILE * 4), query_bytes);
+    tile_load(e, 4 + k, sptx_ir_at_constant(ir, left, k * TILE * a_stride), a_stride);
+    tile_load(e, 6 + k, sptx_ir_at_constant(ir, right, (int64_t)k * TILE * 4), product->b_stride);
   }
   for (int k = 0; k < 4; k++)
     tile_multiply(e, k, 4 + k / 2, 6 + k % 2);
-  sptx_ir_loop_end(ir, &dims);
-  LLVMValueRef target =
-      scaled(e, scaled(e, LLVMGetParam(function, 2), keys.index, query_bytes), queries.index, 4);
+  sptx_ir_loop_end(ir, &depth);
+  LLVMValueRef target = scaled(e, scaled(e, p[2], rows.index, c_stride), columns.index, 4);
   for (int k = 0; k < 4; k++)
-    tile_store(e, k, sptx_ir_at_constant(ir, target, k / 2 * TILE * query_bytes + k % 2 * TILE * 4),
-               query_bytes);
-  sptx_ir_loop_end(ir, &queries);
-  sptx_ir_loop_end(ir, &keys);
+    tile_store(e, k, sptx_ir_at_constant(ir, target, k / 2 * TILE * c_stride + k % 2 * TILE * 4), c_stride);
+  sptx_ir_loop_end(ir, &columns);
+  sptx_ir_loop_end(ir, &rows);
+  LLVMBuildRetVoid(ir->builder);
+  return function;
+}
+
+/* S^T = K Q^T, and dP^T = V dO^T. */
+static LLVMValueRef emit_scores(sptx_x86_emitter *e) {
+  int64_t row = (int64_t)e->panel * 4;
+  const tile_product product = {"amx_scores", depth_of(e) * 2, row, row, e->panel, depth_of(e)};
+  return emit_product(e, &product);
+}
+
+/* P^T dO and dS^T Q, which are then added to rows of dV and dK. Columns beyond the dims hold anything. */
+static LLVMValueRef emit_rows(sptx_x86_emitter *e) {
+  const tile_product product = {"amx_rows",          (int64_t)e->query_tile * 2,
+                                (int64_t)e->dim * 4, depth_of(e) * 4,
+                                depth_of(e),         e->query_tile};
+  return emit_product(e, &product);
+}
+
+/* void amx_add(rows, count, sums): adds to each row those sums. */
+static LLVMValueRef emit_add(sptx_x86_emitter *e) {
+  sptx_ir *ir = &e->ir;
+  LLVMTypeRef types[] = {ir->pointer, ir->i64, ir->pointer};
+  LLVMValueRef function = sptx_x86_local_function(e, "amx_add", ir->void_type, types, 3);
+  sptx_ir_loop rows;
+  sptx_ir_loop_begin(ir, &rows, constant(e, 0), LLVMGetParam(function, 1), constant(e, 1), false, NULL, 0);
+  LLVMValueRef target = sptx_ir_load(ir, ir->pointer, scaled(e, LLVMGetParam(function, 0), rows.index, 8), 8);
+  LLVMValueRef source = scaled(e, LLVMGetParam(function, 2), rows.index, depth_of(e) * 4);
+  for (int d = 0, lanes; d < e->dim; d += lanes) {
+    lanes = e->dim - d >= TILE ? TILE : BLOCK;
+    LLVMTypeRef part = LLVMVectorType(ir->f32, (unsigned)lanes);
+    LLVMValueRef cell = sptx_ir_at_constant(ir, target, 4 * d);
+    LLVMValueRef change = sptx_ir_load(ir, part, sptx_ir_at_constant(ir, source, 4 * d), 32);
+    sptx_ir_store(ir, sptx_ir_fadd(ir, sptx_ir_load(ir, part, cell, 4), change), cell, 4);
+  }
+  sptx_ir_loop_end(ir, &rows);
   LLVMBuildRetVoid(ir->builder);
   return function;
 }
@@ -245,39 +288,66 @@ static LLVMValueRef emit_output(sptx_x86_emitter *e) {
 }
 
 void sptx_x86_amx_emit_functions(sptx_x86_emitter *e, sptx_x86_amx *amx) {
+  bool backward = e->shape->family == SPTX_X86_BACKWARD;
   amx->keys = emit_copy_keys(e);
   amx->values = emit_transpose_values(e);
   amx->scores = emit_scores(e);
   amx->output = emit_output(e);
+  amx->rows = backward ? emit_rows(e) : NULL;
+  amx->add = backward ? emit_add(e) : NULL;
+}
+
+/* A tile's rows, of one of the tables, as they are or transposed. */
+static void take_rows(sptx_x86_emitter *e, LLVMValueRef function, int64_t table, LLVMValueRef padded,
+                      int64_t target) {
+  LLVMValueRef arguments[] = {sptx_x86_scratch(e, table), padded, sptx_x86_scratch(e, target)};
+  sptx_x86_call(e, function, arguments, 3);
 }
 
 void sptx_x86_amx_operands(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef count) {
+  const sptx_x86_layout *l = &e->layout;
   LLVMValueRef padded = sptx_x86_pairs_padded(e, count);
-  sptx_x86_call(e, amx->keys,
-                (LLVMValueRef[]){sptx_x86_scratch(e, e->layout.key_row), padded,
-                                 sptx_x86_scratch(e, e->layout.amx_keys)},
-                3);
-  sptx_x86_call(e, amx->values,
-                (LLVMValueRef[]){sptx_x86_scratch(e, e->layout.value_row), padded,
-                                 sptx_x86_scratch(e, e->layout.amx_values)},
-                3);
+  bool backward = e->shape->family == SPTX_X86_BACKWARD;
+  take_rows(e, amx->keys, l->key_row, padded, l->amx_keys);
+  if (backward)
+    take_rows(e, amx->keys, l->value_row, padded, l->amx_value_rows);
+  take_rows(e, amx->values, backward ? l->key_row : l->value_row, padded, l->amx_transposed);
+}
+
+static void call_scores(sptx_x86_emitter *e, const sptx_x86_amx *amx, int64_t rows, LLVMValueRef queries,
+                        int64_t scores, LLVMValueRef begin, LLVMValueRef end) {
+  LLVMValueRef count = sptx_ir_sub(&e->ir, end, begin);
+  LLVMValueRef product[] = {scaled(e, sptx_x86_scratch(e, rows), begin, depth_of(e) * 2), queries,
+                            scaled(e, sptx_x86_scratch(e, scores), begin, (int64_t)e->panel * 4),
+                            sptx_x86_pairs_padded(e, count)};
+  sptx_x86_call(e, amx->scores, product, 4);
 }
 
 void sptx_x86_amx_scores(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef queries,
                          LLVMValueRef begin, LLVMValueRef end) {
-  LLVMValueRef count = sptx_ir_sub(&e->ir, end, begin);
-  LLVMValueRef product[] = {scaled(e, sptx_x86_scratch(e, e->layout.amx_keys), begin, depth_of(e) * 2),
-                            queries,
-                            scaled(e, sptx_x86_scratch(e, e->layout.scores), begin, (int64_t)e->panel * 4),
-                            sptx_x86_pairs_padded(e, count)};
-  sptx_x86_call(e, amx->scores, product, 4);
+  call_scores(e, amx, e->layout.amx_keys, queries, e->layout.scores, begin, end);
 }
 
 void sptx_x86_amx_output(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef output,
                          LLVMValueRef begin, LLVMValueRef end) {
   LLVMValueRef count = sptx_ir_sub(&e->ir, end, begin), weights = sptx_x86_scratch(e, e->layout.weight_pairs);
-  LLVMValueRef product[] = {scaled(e, sptx_x86_scratch(e, e->layout.amx_values), begin, 2),
+  LLVMValueRef product[] = {scaled(e, sptx_x86_scratch(e, e->layout.amx_transposed), begin, 2),
                             scaled(e, weights, begin, (int64_t)e->panel * 2), output,
                             sptx_x86_pairs_padded(e, count)};
   sptx_x86_call(e, amx->output, product, 4);
+}
+
+void sptx_x86_amx_backward_scores(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef count) {
+  const sptx_x86_layout *l = &e->layout;
+  sptx_x86_amx_operands(e, amx, count);
+  call_scores(e, amx, l->amx_keys, sptx_x86_scratch(e, l->q_pairs), l->scores, constant(e, 0), count);
+  call_scores(e, amx, l->amx_value_rows, sptx_x86_scratch(e, l->d_o_pairs), l->d_scores, constant(e, 0),
+              count);
+}
+
+void sptx_x86_amx_gradient(sptx_x86_emitter *e, const sptx_x86_amx *amx, LLVMValueRef weights,
+                           LLVMValueRef others, LLVMValueRef targets, LLVMValueRef count) {
+  LLVMValueRef sums = sptx_x86_scratch(e, e->layout.amx_sums);
+  sptx_x86_call(e, amx->rows, (LLVMValueRef[]){weights, others, sums, sptx_x86_pairs_padded(e, count)}, 4);
+  sptx_x86_call(e, amx->add, (LLVMValueRef[]){targets, count, sums}, 3);
 }

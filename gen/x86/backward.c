@@ -9,7 +9,7 @@
  * that dO stays exact; P and dS are rounded, sums are float32. */
 #include "gen/x86/forward.h"
 
-#include "gen/x86/pairs.h"
+#include "gen/x86/amx.h"
 
 #include <math.h>
 
@@ -17,6 +17,7 @@ typedef struct sptx_backward_functions {
   LLVMValueRef scores, d_query, d_query_rest, unpack;
   LLVMValueRef finite_keys, finite_queries, careful, careful_rows;
   sptx_x86_pairs pairs;
+  sptx_x86_amx amx;
   LLVMValueRef key_products[3]; /* along the dims: whole groups, the rest of the vectors, the last 8 floats */
   int key_offset[3], key_product_count;
 } sptx_backward_functions;
@@ -52,7 +53,7 @@ static void emit_key_products(sptx_x86_emitter *e, sptx_backward_functions *f) {
   }
 }
 
-static void emit_functions(sptx_x86_emitter *e, sptx_backward_functions *f) {
+static void emit_products(sptx_x86_emitter *e, sptx_backward_functions *f) {
   int groups = e->query_tile / ((int)e->lanes * e->vectors), tile_bytes = e->query_tile * 4;
   sptx_x86_product product = {.name = "scores",
                               .rows = e->rows,
@@ -71,9 +72,17 @@ static void emit_functions(sptx_x86_emitter *e, sptx_backward_functions *f) {
   product.rows = 4;
   f->d_query_rest = sptx_x86_main_rows(e) < e->dim ? sptx_x86_emit_product(e, &product) : NULL;
   emit_key_products(e, f);
+}
+
+static void emit_functions(sptx_x86_emitter *e, sptx_backward_functions *f) {
+  bool floats = e->products == SPTX_X86_FLOATS;
+  if (e->products == SPTX_X86_TILES)
+    sptx_x86_amx_emit_functions(e, &f->amx);
+  else
+    emit_products(e, f);
   f->finite_queries = sptx_x86_emit_finite(e, SPTX_ELEMENT_F32);
-  f->finite_keys = product.pairs ? sptx_x86_emit_finite(e, e->shape->element) : f->finite_queries;
-  if (product.pairs) {
+  f->finite_keys = floats ? f->finite_queries : sptx_x86_emit_finite(e, e->shape->element);
+  if (!floats) {
     sptx_x86_emit_pair_rows(e);
     sptx_x86_pairs_emit_functions(e, &f->pairs);
   }
@@ -206,7 +215,7 @@ static void load_queries(sptx_backward *b) {
   load_statistics(b);
   sptx_x86_guard_rows(e, LLVMConstInt(ir->i1, 1, false), b->item.first, b->item.queries.begin,
                       b->item.queries.end);
-  if (e->products == SPTX_X86_PAIRS) {
+  if (e->products != SPTX_X86_FLOATS) {
     load_pairs(b);
   } else {
     load_rows(b, sptx_x86_query_factor(e), e->layout.query_row, e->layout.q, e->layout.queries);
@@ -259,7 +268,7 @@ static void emit_pairs(sptx_backward *b, const sptx_x86_key_walk *walk, bool mas
   sptx_x86_emitter *e = b->e;
   sptx_ir *ir = &e->ir;
   sptx_ir_loop groups, keys;
-  if (e->products == SPTX_X86_PAIRS) {
+  if (e->products != SPTX_X86_FLOATS) {
     LLVMValueRef scale = sptx_x86_arg(e, offsetof(sptx_x86_args, scale), ir->f32);
     b->factor = sptx_ir_splat(ir, sptx_x86_query_factor(e), e->lanes);
     b->scale = sptx_ir_splat(ir, scale, e->lanes);
@@ -338,7 +347,7 @@ static void careful_gradients(sptx_backward *b, const sptx_x86_key_walk *walk, L
   const sptx_backward_functions *f = b->f;
   sptx_operands o = float_operands(b, walk);
   LLVMValueRef tile = sptx_ir_i64(&e->ir, e->query_tile), d_q = sptx_x86_scratch(e, e->layout.output);
-  if (e->products == SPTX_X86_PAIRS) /* the rows are still those of the tensor */
+  if (e->products != SPTX_X86_FLOATS) /* the rows are still those of the tensor */
     sptx_x86_call(e, e->copy_rows, (LLVMValueRef[]){o.keys, walk->count, sptx_x86_scratch(e, e->layout.keys)},
                   3);
   for (int k = 0; k < 2; k++)
@@ -347,18 +356,12 @@ static void careful_gradients(sptx_backward *b, const sptx_x86_key_walk *walk, L
   sptx_x86_call(e, f->careful, (LLVMValueRef[]){o.keys, o.d_s, d_q, walk->count, tile}, 5);
 }
 
-static void emit_gradients(sptx_backward *b, const sptx_x86_key_walk *walk) {
+static void vector_gradients(sptx_backward *b, const sptx_x86_key_walk *walk, LLVMValueRef *targets) {
   sptx_x86_emitter *e = b->e;
   const sptx_backward_functions *f = b->f;
   sptx_ir *ir = &e->ir;
-  LLVMValueRef targets[] = {sptx_x86_scratch(e, e->layout.d_value_row),
-                            sptx_x86_scratch(e, e->layout.d_key_row)};
   LLVMValueRef zero = sptx_ir_i64(ir, 0), middle = sptx_ir_i64(ir, sptx_x86_main_rows(e)),
                end = sptx_ir_i64(ir, e->dim), d_q = sptx_x86_scratch(e, e->layout.output);
-  sptx_ir_branch branch;
-  sptx_ir_if(ir, &branch, odd_tile(b, walk));
-  careful_gradients(b, walk, targets);
-  sptx_ir_else(ir, &branch);
   sptx_operands o = e->products == SPTX_X86_PAIRS ? pair_operands(b, walk) : float_operands(b, walk);
   for (int k = 0; k < 2; k++)
     for (int part = 0; part < f->key_product_count; part++)
@@ -370,6 +373,38 @@ static void emit_gradients(sptx_backward *b, const sptx_x86_key_walk *walk) {
   if (f->d_query_rest)
     sptx_x86_call(e, f->d_query_rest, (LLVMValueRef[]){o.keys, o.d_s, d_q, middle, end, o.key_depth, zero},
                   7);
+}
+
+/* The keys that pad the tile get P and dS of 0. */
+static void tile_gradients(sptx_backward *b, const sptx_x86_key_walk *walk, LLVMValueRef *targets) {
+  sptx_x86_emitter *e = b->e;
+  const sptx_x86_layout *l = &e->layout;
+  LLVMValueRef padded = sptx_x86_pairs_padded(e, walk->count);
+  const int64_t floats[] = {l->scores, l->d_scores}, rounded[] = {l->p_rounded, l->d_s_rounded},
+                others[] = {l->d_output_pairs, l->query_pairs};
+  for (int k = 0; k < 2; k++) {
+    sptx_x86_clear_rows(e, floats[k], walk->count, padded);
+    sptx_x86_pairs_round(e, &b->f->pairs, floats[k], padded, rounded[k]);
+    sptx_x86_amx_gradient(e, &b->f->amx, sptx_x86_scratch(e, rounded[k]), sptx_x86_scratch(e, others[k]),
+                          targets[k], walk->count);
+  }
+  sptx_x86_pairs_interleave(e, &b->f->pairs, sptx_x86_scratch(e, l->d_scores), padded, l->weight_pairs);
+  sptx_x86_amx_output(e, &b->f->amx, sptx_x86_scratch(e, l->output), sptx_ir_i64(&e->ir, 0), walk->count);
+}
+
+static void emit_gradients(sptx_backward *b, const sptx_x86_key_walk *walk) {
+  sptx_x86_emitter *e = b->e;
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef targets[] = {sptx_x86_scratch(e, e->layout.d_value_row),
+                            sptx_x86_scratch(e, e->layout.d_key_row)};
+  sptx_ir_branch branch;
+  sptx_ir_if(ir, &branch, odd_tile(b, walk));
+  careful_gradients(b, walk, targets);
+  sptx_ir_else(ir, &branch);
+  if (e->products == SPTX_X86_TILES)
+    tile_gradients(b, walk, targets);
+  else
+    vector_gradients(b, walk, targets);
   sptx_ir_end_if(ir, &branch);
 }
 
@@ -387,6 +422,27 @@ static void gradient_rows(sptx_backward *b, const sptx_x86_key_walk *walk) {
   sptx_x86_point_rows(e, e->layout.d_value_row, walk->count, padded, e->layout.dump_row);
 }
 
+/* S^T = K Q^T and dP^T = V dO^T. */
+static void vector_scores(sptx_backward *b, const sptx_x86_key_walk *walk) {
+  sptx_x86_emitter *e = b->e;
+  sptx_ir *ir = &e->ir;
+  const sptx_x86_layout *l = &e->layout;
+  bool pairs = e->products == SPTX_X86_PAIRS;
+  const int64_t rows[] = {l->key_row, l->value_row}, scores[] = {l->scores, l->d_scores},
+                queries[] = {pairs ? l->q_pairs : l->q, pairs ? l->d_o_pairs : l->d_o};
+  LLVMValueRef zero = sptx_ir_i64(ir, 0), dim = sptx_ir_i64(ir, pairs ? e->dim / 2 : e->dim);
+  for (int k = 0; k < 2; k++) {
+    LLVMValueRef arguments[] = {sptx_x86_scratch(e, rows[k]),
+                                sptx_x86_scratch(e, queries[k]),
+                                sptx_x86_scratch(e, scores[k]),
+                                zero,
+                                walk->count,
+                                dim,
+                                zero};
+    sptx_x86_call(e, b->f->scores, arguments, 7);
+  }
+}
+
 static void emit_step(sptx_backward *b, const sptx_x86_key_walk *walk) {
   sptx_x86_emitter *e = b->e;
   sptx_ir *ir = &e->ir;
@@ -394,24 +450,10 @@ static void emit_step(sptx_backward *b, const sptx_x86_key_walk *walk) {
   sptx_ir_if(ir, &branch, sptx_ir_compare(ir, LLVMIntSGT, walk->count, sptx_ir_i64(ir, 0)));
   sptx_x86_key_rows(e, &b->item.keys, walk, b->item.bases[0], b->item.bases[1]);
   gradient_rows(b, walk);
-  bool pairs = e->products == SPTX_X86_PAIRS;
-  LLVMValueRef zero = sptx_ir_i64(ir, 0), dim = sptx_ir_i64(ir, pairs ? e->dim / 2 : e->dim);
-  LLVMValueRef scores[] = {sptx_x86_scratch(e, e->layout.key_row),
-                           sptx_x86_scratch(e, pairs ? e->layout.q_pairs : e->layout.q),
-                           sptx_x86_scratch(e, e->layout.scores),
-                           zero,
-                           walk->count,
-                           dim,
-                           zero};
-  sptx_x86_call(e, b->f->scores, scores, 7);
-  LLVMValueRef d_scores[] = {sptx_x86_scratch(e, e->layout.value_row),
-                             sptx_x86_scratch(e, pairs ? e->layout.d_o_pairs : e->layout.d_o),
-                             sptx_x86_scratch(e, e->layout.d_scores),
-                             zero,
-                             walk->count,
-                             dim,
-                             zero};
-  sptx_x86_call(e, b->f->scores, d_scores, 7);
+  if (e->products == SPTX_X86_TILES)
+    sptx_x86_amx_backward_scores(e, &b->f->amx, walk->count);
+  else
+    vector_scores(b, walk);
   sptx_ir_if(ir, &kind, walk->masked);
   emit_pairs(b, walk, true);
   sptx_ir_else(ir, &kind);
@@ -504,6 +546,8 @@ void sptx_x86_emit_backward(sptx_x86_emitter *e, const char *symbol) {
   LLVMValueRef unit = open_item(&b), first = sptx_x86_unit_field(e, unit, offsetof(sptx_x86_unit, first));
   LLVMValueRef last = sptx_ir_add(ir, first, sptx_x86_unit_field(e, unit, offsetof(sptx_x86_unit, count)));
   sptx_x86_key_rows_begin(e);
+  if (e->products == SPTX_X86_TILES)
+    sptx_x86_amx_configure(e);
   fill_ones(e, e->layout.weight);
   fill_ones(e, e->layout.earlier);
   sptx_ir_loop heads, tiles;
@@ -524,5 +568,7 @@ void sptx_x86_emit_backward(sptx_x86_emitter *e, const char *symbol) {
   emit_query_tile(&b);
   sptx_ir_loop_end(ir, &tiles);
   sptx_ir_loop_end(ir, &heads);
+  if (e->products == SPTX_X86_TILES)
+    sptx_x86_amx_release(e);
   LLVMBuildRetVoid(ir->builder);
 }

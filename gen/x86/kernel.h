@@ -102,7 +102,7 @@ typedef struct sptx_x86_layout {
   int64_t row_pairs;                   /* [key / 2][dim], pairs of keys: of V, or K in the backward */
   int64_t query_pairs, d_output_pairs; /* [query / 2][dim], pairs of queries: of Q and dO */
   int64_t p_rounded, d_s_rounded;      /* [key][query], bfloat16 */
-  int64_t amx_keys, amx_values, amx_config;
+  int64_t amx_keys, amx_value_rows, amx_transposed, amx_sums, amx_config;
   int64_t bytes;
 } sptx_x86_layout;
 

@@ -14,8 +14,9 @@ enum sptx_x86_products sptx_x86_products_of(const sptx_x86_shape *shape) {
     return SPTX_X86_PAIRS;
   /* Processors with AMX start vdpbf16ps a quarter as often as an FMA: what has no tiles is float32 there. */
   int width = sptx_x86_lanes(schedule->isa) * schedule->register_vectors;
-  bool tiles = shape->family == SPTX_X86_FORWARD && width % AMX_DEPTH == 0 &&
-               schedule->query_tile % AMX_DEPTH == 0 && schedule->key_tile % AMX_DEPTH == 0;
+  bool whole =
+      shape->family == SPTX_X86_FORWARD ? width % AMX_DEPTH == 0 : shape->family == SPTX_X86_BACKWARD;
+  bool tiles = whole && schedule->query_tile % AMX_DEPTH == 0 && schedule->key_tile % AMX_DEPTH == 0;
   return tiles ? SPTX_X86_TILES : SPTX_X86_FLOATS;
 }
 

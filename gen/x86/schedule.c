@@ -92,7 +92,11 @@ static void take_pairs(const sptx_x86_shape *shape, int64_t keys, sptx_x86_layou
     layout->row_pairs = take(bytes, keys * dim * 2);
   } else {
     layout->amx_keys = take(bytes, keys * depth * 2);
-    layout->amx_values = take(bytes, sptx_x86_amx_value_bytes(shape->dim, shape->schedule.key_tile));
+    if (shape->family == SPTX_X86_BACKWARD) {
+      layout->amx_value_rows = take(bytes, keys * depth * 2);
+      layout->amx_sums = take(bytes, keys * depth * 4);
+    }
+    layout->amx_transposed = take(bytes, sptx_x86_amx_transposed_bytes(shape->dim, shape->schedule.key_tile));
     layout->amx_config = take(bytes, 64);
   }
   if (shape->family == SPTX_X86_BACKWARD) {

@@ -275,7 +275,7 @@ static bool brings_kernels(const sptx_problem *problem, enum sptx_pass pass, enu
     return true;
   if (problem->element != SPTX_ELEMENT_BF16)
     return false;
-  return isa == SPTX_ISA_AMX ? pass == SPTX_PASS_FORWARD : !sptx_x86_isa_available(SPTX_ISA_AMX);
+  return isa == SPTX_ISA_AMX ? pass != SPTX_PASS_DECODE : !sptx_x86_isa_available(SPTX_ISA_AMX);
 }
 
 /* The first block of its width: on AMX rows change nothing, and what has no tiles is AVX-512's. */

@@ -55,42 +55,44 @@ Test(x86_backward, instruction_sets_types_and_layouts) {
  * see, grouped heads, score changes. */
 Test(x86_backward, bfloat16_patterns_and_sizes) {
   static const int64_t sizes[] = {1, 17, 75, 131};
-  for (size_t p = 0; p < COUNT(patterns); p++)
-    for (size_t n = 0; n < COUNT(sizes); n++)
-      x86_case_check(&(x86_case){.pattern = patterns[p],
-                                 .isa = SPTX_ISA_AVX512_BF16,
-                                 .element = SPTX_ELEMENT_BF16,
-                                 .pass = SPTX_PASS_BACKWARD,
-                                 .layout = (enum x86_layout)(n % 3),
-                                 .batch = 1,
-                                 .heads = 2,
-                                 .kv_heads = n % 2 ? 1 : 2,
-                                 .n_q = sizes[n],
-                                 .n_k = sizes[n] + 4 * (int64_t)n,
-                                 .head_dim = 24,
-                                 .seed = p * 31 + n,
-                                 .nan_row = n % 2 ? 0 : 33,
-                                 .soft_cap = p % 2 ? 2 : 0,
-                                 .alibi = p % 2,
-                                 .schedule = {.query_tile = 32, .key_tile = 64}});
+  for (int isa = SPTX_ISA_AVX512_BF16; isa <= SPTX_ISA_AMX; isa++)
+    for (size_t p = 0; p < COUNT(patterns); p++)
+      for (size_t n = 0; n < COUNT(sizes); n++)
+        x86_case_check(&(x86_case){.pattern = patterns[p],
+                                   .isa = (enum sptx_isa)isa,
+                                   .element = SPTX_ELEMENT_BF16,
+                                   .pass = SPTX_PASS_BACKWARD,
+                                   .layout = (enum x86_layout)(n % 3),
+                                   .batch = 1,
+                                   .heads = 2,
+                                   .kv_heads = n % 2 ? 1 : 2,
+                                   .n_q = sizes[n],
+                                   .n_k = sizes[n] + 4 * (int64_t)n,
+                                   .head_dim = 24,
+                                   .seed = p * 31 + n,
+                                   .nan_row = n % 2 ? 0 : 33,
+                                   .soft_cap = p % 2 ? 2 : 0,
+                                   .alibi = p % 2,
+                                   .schedule = {.query_tile = 32, .key_tile = 64}});
 }
 
 /* Whole and broken register blocks and tiles in every direction; the longest for several ranges of keys. */
 Test(x86_backward, bfloat16_blocks) {
   static const int query_tiles[] = {16, 32, 48, 64}, key_tiles[] = {8, 64, 96};
-  for (int dim = 16; dim <= 256; dim += 40)
-    x86_case_check(&(x86_case){
-        .pattern = patterns[1],
-        .isa = SPTX_ISA_AVX512_BF16,
-        .element = SPTX_ELEMENT_BF16,
-        .pass = SPTX_PASS_BACKWARD,
-        .batch = 1,
-        .heads = 1,
-        .n_q = dim == 16 ? 700 : 107,
-        .n_k = dim == 16 ? 777 : 107,
-        .head_dim = dim,
-        .seed = (uint64_t)dim,
-        .schedule = {.query_tile = query_tiles[dim / 8 % 4], .key_tile = key_tiles[dim / 8 % 3]}});
+  for (int isa = SPTX_ISA_AVX512_BF16; isa <= SPTX_ISA_AMX; isa++)
+    for (int dim = 16; dim <= 256; dim += 40)
+      x86_case_check(&(x86_case){
+          .pattern = patterns[1],
+          .isa = (enum sptx_isa)isa,
+          .element = SPTX_ELEMENT_BF16,
+          .pass = SPTX_PASS_BACKWARD,
+          .batch = 1,
+          .heads = 1,
+          .n_q = dim == 16 ? 700 : 107,
+          .n_k = dim == 16 ? 777 : 107,
+          .head_dim = dim,
+          .seed = (uint64_t)dim,
+          .schedule = {.query_tile = query_tiles[dim / 8 % 4], .key_tile = key_tiles[dim / 8 % 3]}});
 }
 
 Test(x86_backward, head_dims) {
