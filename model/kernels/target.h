@@ -83,6 +83,12 @@ enum { SUM_PACKS = SPTX_CTA_COLUMNS / (LANES * PACK) };
                          p++) for (int64_t i = (first) + (p * LANES + LANE) * PACK,                          \
                                    i##_end = i < (width) ? i + 1 : i;                                        \
                                    i < i##_end; i = i##_end)
+/* Of rows that are held there is one block. */
+#define EACH_HELD_COLUMN_PACK(p, i, first, width, packs)                                                     \
+  UNROLL for (int p = 0; p < ((packs) ? (packs) : SUM_PACKS);                                                \
+              p++) for (int64_t i = (first) + (p * LANES + LANE) * PACK,                                     \
+                        i##_end = (packs) || i < (width) ? i + 1 : i;                                        \
+                        i < i##_end; i = i##_end)
 #define COLUMN_SUMS(sums, to, first, width) pack sums[SUM_PACKS] = {{0}}
 #define ADD_COLUMNS(sums, p, i, value) sums[p] += (value)
 #define KEEP_COLUMNS(sums, to, first, width) keep_columns(to, first, width, sums)
@@ -144,6 +150,7 @@ enum { HELD_PACKS = 1, SUM_PACKS = 0 };
 /* Sums over rows are kept where they belong; there is one block of columns. */
 #define EACH_COLUMN_PACK(p, i, first, width)                                                                 \
   for (int64_t p __attribute__((unused)) = 0, i = (first); i < (width); p++, i += PACK)
+#define EACH_HELD_COLUMN_PACK(p, i, first, width, packs) EACH_COLUMN_PACK(p, i, first, width)
 #define COLUMN_SUMS(sums, to, first, width)                                                                  \
   float *const sums = (to);                                                                                  \
   EACH_COLUMN_PACK(p, i, first, width)                                                                       \
@@ -162,16 +169,20 @@ enum { HELD_PACKS = 1, SUM_PACKS = 0 };
 #define EACH_ROW(row) for (int64_t row = FIRST_ROW; row < end; row += ROW_STEP)
 /* The packs of a lane in a row. */
 #define EACH_PACK(i, n) for (int64_t i = (int64_t)LANE * PACK, i##_end = (n); i < i##_end; i += LANES * PACK)
-/* The same, numbered; packs is a constant, 0 where nobody counts them. */
+/* The same, numbered. packs is a constant: how many packs of each row a lane holds in registers, all lanes
+ * the same, so that nothing needs to be guarded; or 0. */
 #define EACH_NUMBERED_PACK(p, i, n, packs)                                                                   \
   UNROLL for (int64_t p __attribute__((unused)) = 0, i = (int64_t)LANE * PACK;                               \
-              (packs) ? p < (packs) : i < (n); p++, i += LANES * PACK) if (!(packs) || i < (n))
-/* Runs `call`, which names PACKS: how many packs of a row a lane holds in registers. None, where there would
- * be too many, and on the CPU, whose cache holds a row. */
+              (packs) ? p < (packs) : i < (n); p++, i += LANES * PACK)
+/* Runs `call`, which names PACKS, for rows of such a width. None are held where there would be too many or
+ * lanes differ, and on the CPU, whose cache holds a row. */
 #define WITH_PACKS(width, call)                                                                              \
   do {                                                                                                       \
-    if ((width) <= SUM_PACKS * LANES * PACK) {                                                               \
+    if (SUM_PACKS == 2 && (width) == 2 * LANES * PACK) {                                                     \
       enum { PACKS = SUM_PACKS };                                                                            \
+      call;                                                                                                  \
+    } else if (SUM_PACKS == 2 && (width) == LANES * PACK) {                                                  \
+      enum { PACKS = SUM_PACKS / 2 };                                                                        \
       call;                                                                                                  \
     } else {                                                                                                 \
       enum { PACKS = 0 };                                                                                    \
