@@ -121,7 +121,6 @@ void sptx_x86_key_walk_begin(sptx_x86_emitter *e, const sptx_x86_side *keys, LLV
 void sptx_x86_key_walk_end(sptx_x86_emitter *e, sptx_x86_key_walk *walk);
 
 /* rows.c: rows of tensors to tiles of scratch and back */
-void sptx_x86_transpose(sptx_x86_emitter *e, LLVMValueRef block[8]); /* 8 vectors of 8 floats */
 /* void pack(rows, float factor, target, queries): target[d][query] = factor * row[query][d]. */
 void sptx_x86_emit_pack(sptx_x86_emitter *e);
 /* Calls pack for the tile, panel by panel; target is scratch. */

@@ -1,14 +1,14 @@
-/* Rows of tensors to tiles of scratch and back: transposition in blocks of 8 by 8, conversion to float32, and
- * copies of rows that lie badly for the cache. */
+/* Rows of tensors to tiles of scratch and back: transposition in blocks of 8 by 8 or 8 by 16, conversion to
+ * float32, and copies of rows that lie badly for the cache. */
 #include "gen/x86/emit.h"
 
 #include <string.h>
 
-enum { BLOCK = 8 };
+enum { BLOCK = 8, WIDEST = 16 };
 
-/* Transposes 8 vectors of 8 floats: pairs of rows are interleaved by floats, by pairs of floats, and by
- * halves, each step one instruction for each vector. */
-void sptx_x86_transpose(sptx_x86_emitter *e, LLVMValueRef block[8]) {
+/* Transposes 8 vectors of `width` floats, each group of 8 by itself: pairs of rows are interleaved by floats,
+ * by pairs of floats, and by halves of a group, each step one instruction for each vector. */
+static void transpose(sptx_x86_emitter *e, LLVMValueRef block[BLOCK], int width) {
   static const int lanes[3][2][BLOCK] = {{{0, 8, 1, 9, 4, 12, 5, 13}, {2, 10, 3, 11, 6, 14, 7, 15}},
                                          {{0, 1, 8, 9, 4, 5, 12, 13}, {2, 3, 10, 11, 6, 7, 14, 15}},
                                          {{0, 1, 2, 3, 8, 9, 10, 11}, {4, 5, 6, 7, 12, 13, 14, 15}}};
@@ -22,12 +22,33 @@ void sptx_x86_transpose(sptx_x86_emitter *e, LLVMValueRef block[8]) {
       if (k & partner)
         continue;
       int target = place[step][1] == 1 ? 2 * done : k;
-      for (int half = 0; half < 2; half++)
+      for (int half = 0; half < 2; half++) {
+        int index[WIDEST];
+        for (int l = 0; l < width; l++) {
+          int lane = lanes[step][half][l % BLOCK];
+          index[l] = lane % BLOCK + l / BLOCK * BLOCK + lane / BLOCK * width;
+        }
         block[target + half * place[step][1]] =
-            sptx_ir_shuffle(&e->ir, from[k], from[k + partner], lanes[step][half], BLOCK);
+            sptx_ir_shuffle(&e->ir, from[k], from[k + partner], index, (unsigned)width);
+      }
       done++;
     }
   }
+}
+
+/* Floats first .. first + 7 of a vector of 16, or both halves as one. */
+static LLVMValueRef half_of(sptx_x86_emitter *e, LLVMValueRef value, int first) {
+  int index[BLOCK];
+  for (int k = 0; k < BLOCK; k++)
+    index[k] = first + k;
+  return sptx_ir_shuffle(&e->ir, value, value, index, BLOCK);
+}
+
+static LLVMValueRef joined(sptx_x86_emitter *e, LLVMValueRef low, LLVMValueRef high) {
+  int index[WIDEST];
+  for (int k = 0; k < WIDEST; k++)
+    index[k] = k;
+  return sptx_ir_shuffle(&e->ir, low, high, index, WIDEST);
 }
 
 static LLVMValueRef table_pointer(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef index, int k) {
@@ -51,31 +72,44 @@ static void tile_addresses(sptx_x86_emitter *e, LLVMValueRef base, LLVMValueRef 
   }
 }
 
+/* 8 rows by `width` dims from d on, to target[dim][query]. */
+static void pack_block(sptx_x86_emitter *e, const LLVMValueRef rows[BLOCK], LLVMValueRef factor,
+                       LLVMValueRef target, LLVMValueRef d, LLVMValueRef query, LLVMValueRef queries,
+                       int width) {
+  sptx_ir *ir = &e->ir;
+  LLVMValueRef block[BLOCK], cells[BLOCK];
+  LLVMValueRef offset = sptx_ir_mul(ir, d, sptx_ir_i64(ir, sptx_x86_element_bytes(e->shape->element)));
+  LLVMValueRef factors = sptx_ir_splat(ir, factor, (unsigned)width);
+  for (int k = 0; k < BLOCK; k++) {
+    LLVMValueRef row =
+        sptx_x86_load_floats(e, e->shape->element, sptx_ir_at(ir, rows[k], offset), (unsigned)width);
+    block[k] = sptx_ir_fmul(ir, row, factors);
+  }
+  transpose(e, block, width);
+  for (int part = 0; part < width; part += BLOCK) {
+    tile_addresses(e, target, sptx_ir_add(ir, d, sptx_ir_i64(ir, part)), query, queries, cells);
+    for (int k = 0; k < BLOCK; k++)
+      sptx_ir_store(ir, width == BLOCK ? block[k] : half_of(e, block[k], part), cells[k], 32);
+  }
+}
+
 void sptx_x86_emit_pack(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
   LLVMTypeRef types[] = {ir->pointer, ir->f32, ir->pointer, ir->i64};
   if (!sptx_x86_common_function(e, "pack", ir->void_type, types, 4, &e->pack))
     return;
-  LLVMValueRef table = LLVMGetParam(ir->function, 0), target = LLVMGetParam(ir->function, 2);
-  LLVMValueRef count = LLVMGetParam(ir->function, 3);
-  LLVMValueRef factor = sptx_ir_splat(ir, LLVMGetParam(ir->function, 1), BLOCK), zero = sptx_ir_i64(ir, 0);
-  LLVMValueRef step = sptx_ir_i64(ir, BLOCK), block[BLOCK], rows[BLOCK], cells[BLOCK];
-  int64_t bytes = sptx_x86_element_bytes(e->shape->element);
+  LLVMValueRef p[4], zero = sptx_ir_i64(ir, 0), rows[BLOCK];
+  int width = (int)e->lanes, whole = e->dim / width * width;
   sptx_ir_loop queries, dims;
-  sptx_ir_loop_begin(ir, &queries, zero, count, step, true, NULL, 0);
+  LLVMGetParams(ir->function, p);
+  sptx_ir_loop_begin(ir, &queries, zero, p[3], sptx_ir_i64(ir, BLOCK), true, NULL, 0);
   for (int k = 0; k < BLOCK; k++)
-    rows[k] = table_pointer(e, table, queries.index, k);
-  sptx_ir_loop_begin(ir, &dims, zero, sptx_ir_i64(ir, e->dim), step, true, NULL, 0);
-  LLVMValueRef offset = sptx_ir_mul(ir, dims.index, sptx_ir_i64(ir, bytes));
-  for (int k = 0; k < BLOCK; k++) {
-    LLVMValueRef row = sptx_x86_load_floats(e, e->shape->element, sptx_ir_at(ir, rows[k], offset), BLOCK);
-    block[k] = sptx_ir_fmul(ir, row, factor);
-  }
-  sptx_x86_transpose(e, block);
-  tile_addresses(e, target, dims.index, queries.index, count, cells);
-  for (int k = 0; k < BLOCK; k++)
-    sptx_ir_store(ir, block[k], cells[k], 32);
+    rows[k] = table_pointer(e, p[0], queries.index, k);
+  sptx_ir_loop_begin(ir, &dims, zero, sptx_ir_i64(ir, whole), sptx_ir_i64(ir, width), true, NULL, 0);
+  pack_block(e, rows, p[1], p[2], dims.index, queries.index, p[3], width);
   sptx_ir_loop_end(ir, &dims);
+  if (whole < e->dim)
+    pack_block(e, rows, p[1], p[2], sptx_ir_i64(ir, whole), queries.index, p[3], BLOCK);
   sptx_ir_loop_end(ir, &queries);
   LLVMBuildRetVoid(ir->builder);
 }
@@ -99,25 +133,31 @@ void sptx_x86_pack(sptx_x86_emitter *e, LLVMValueRef table, LLVMValueRef factor,
 /* void unpack(weight, earlier, input rows, source, output rows, count of queries) */
 enum { U_WEIGHT, U_EARLIER, U_INPUTS, U_SOURCE, U_OUTPUTS, U_QUERIES, U_COUNT };
 
-/* One block of 8 queries by 8 dims on its way out. */
+/* One block of 8 queries by `width` dims on its way out. */
 static void unpack_block(sptx_x86_emitter *e, enum sptx_element element, LLVMValueRef *p, LLVMValueRef query,
-                         LLVMValueRef d) {
+                         LLVMValueRef d, int width) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef floats = LLVMVectorType(ir->f32, BLOCK);
-  LLVMValueRef lane = sptx_ir_mul(ir, query, sptx_ir_i64(ir, 4)), block[BLOCK], cells[BLOCK];
+  LLVMTypeRef floats = LLVMVectorType(ir->f32, BLOCK), wide = LLVMVectorType(ir->f32, (unsigned)width);
+  LLVMValueRef lane = sptx_ir_mul(ir, query, sptx_ir_i64(ir, 4)), block[BLOCK], cells[WIDEST];
   LLVMValueRef weight = sptx_ir_load(ir, floats, sptx_ir_at(ir, p[U_WEIGHT], lane), 32);
   LLVMValueRef earlier = sptx_ir_at(ir, p[U_EARLIER], lane);
   LLVMValueRef bytes = sptx_ir_mul(ir, d, sptx_ir_i64(ir, sptx_x86_element_bytes(element)));
   LLVMValueRef input_bytes = sptx_ir_mul(ir, d, sptx_ir_i64(ir, 4));
-  tile_addresses(e, p[U_SOURCE], d, query, p[U_QUERIES], cells);
-  for (int k = 0; k < BLOCK; k++)
+  for (int part = 0; part < width; part += BLOCK)
+    tile_addresses(e, p[U_SOURCE], sptx_ir_add(ir, d, sptx_ir_i64(ir, part)), query, p[U_QUERIES],
+                   cells + part);
+  for (int k = 0; k < BLOCK; k++) {
     block[k] = sptx_ir_fmul(ir, sptx_ir_load(ir, floats, cells[k], 32), weight);
-  sptx_x86_transpose(e, block);
+    if (width > BLOCK)
+      block[k] =
+          joined(e, block[k], sptx_ir_fmul(ir, sptx_ir_load(ir, floats, cells[BLOCK + k], 32), weight));
+  }
+  transpose(e, block, width);
   for (int k = 0; k < BLOCK; k++) {
     LLVMValueRef share = sptx_ir_load(ir, ir->f32, sptx_ir_at_constant(ir, earlier, 4 * k), 4);
     LLVMValueRef input = sptx_ir_at(ir, table_pointer(e, p[U_INPUTS], query, k), input_bytes);
-    LLVMValueRef value =
-        sptx_ir_fma(ir, sptx_ir_load(ir, floats, input, 4), sptx_ir_splat(ir, share, BLOCK), block[k]);
+    LLVMValueRef value = sptx_ir_fma(ir, sptx_ir_load(ir, wide, input, 4),
+                                     sptx_ir_splat(ir, share, (unsigned)width), block[k]);
     sptx_x86_store_floats(e, element, value, sptx_ir_at(ir, table_pointer(e, p[U_OUTPUTS], query, k), bytes));
   }
 }
@@ -130,12 +170,15 @@ LLVMValueRef sptx_x86_emit_unpack(sptx_x86_emitter *e, enum sptx_element element
   if (!sptx_x86_common_function(e, name, ir->void_type, types, U_COUNT, &function))
     return function;
   LLVMGetParams(function, p);
-  LLVMValueRef zero = sptx_ir_i64(ir, 0), step = sptx_ir_i64(ir, BLOCK);
+  LLVMValueRef zero = sptx_ir_i64(ir, 0);
+  int width = (int)e->lanes, whole = e->dim / width * width;
   sptx_ir_loop queries, dims;
-  sptx_ir_loop_begin(ir, &queries, zero, p[U_QUERIES], step, true, NULL, 0);
-  sptx_ir_loop_begin(ir, &dims, zero, sptx_ir_i64(ir, e->dim), step, true, NULL, 0);
-  unpack_block(e, element, p, queries.index, dims.index);
+  sptx_ir_loop_begin(ir, &queries, zero, p[U_QUERIES], sptx_ir_i64(ir, BLOCK), true, NULL, 0);
+  sptx_ir_loop_begin(ir, &dims, zero, sptx_ir_i64(ir, whole), sptx_ir_i64(ir, width), true, NULL, 0);
+  unpack_block(e, element, p, queries.index, dims.index, width);
   sptx_ir_loop_end(ir, &dims);
+  if (whole < e->dim)
+    unpack_block(e, element, p, queries.index, sptx_ir_i64(ir, whole), BLOCK);
   sptx_ir_loop_end(ir, &queries);
   LLVMBuildRetVoid(ir->builder);
   return function;
