@@ -1,7 +1,7 @@
 /* The backward kernel of one piece. An item owns a range of keys of one shared value and key/value head, and
  * walks all query tiles that see it, so that dK and dV are added up by one thread in a fixed order; dQ goes
- * to a buffer for each range of keys, summed afterwards in a fixed order. The result is the same, bit for
- * bit, for any number of threads.
+ * to one of several buffers, summed afterwards in a fixed order: ranges that a query tile may see at once
+ * have one each. The result is the same, bit for bit, for any number of threads.
  *
  * With the final log-sum-exp, P = exp(S - lse); dP = dO V^T; dS = P * (dP - D), D = rowsum(dO * O) (Dao et
  * al. 2022, appendix B). For each tile: S^T = K Q^T, dP^T = V dO^T, then dV += P^T dO, dK += dS^T Q and
@@ -168,7 +168,9 @@ static void query_rows(sptx_backward *b) {
                             item->head);
   tensor_rows(b, base, sptx_x86_param(e, SPTX_X86_FIELD(o) + 16), e->layout.d_output_row);
   base = sptx_x86_accumulator(e, SPTX_X86_FIELD(d_q), offsetof(sptx_x86_args, d_q), item->batch, item->head);
-  base = sptx_ir_at(ir, base, sptx_ir_mul(ir, b->chunk, sptx_x86_param(e, SPTX_X86_FIELD(d_q_partial))));
+  LLVMValueRef partial =
+      LLVMBuildURem(ir->builder, b->chunk, sptx_x86_param(e, SPTX_X86_FIELD(partials)), "");
+  base = sptx_ir_at(ir, base, sptx_ir_mul(ir, partial, sptx_x86_param(e, SPTX_X86_FIELD(d_q_partial))));
   tensor_rows(b, base, sptx_x86_param(e, SPTX_X86_FIELD(d_q) + 24), e->layout.output_row);
   tensor_rows(b, base, sptx_x86_param(e, SPTX_X86_FIELD(d_q) + 24), e->layout.input_row);
   LLVMValueRef head =

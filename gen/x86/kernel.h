@@ -68,7 +68,7 @@ typedef struct sptx_x86_params {
   int64_t chunks, chunk_keys;     /* backward: the keys of one shared value, split */
   int64_t delta;                  /* byte offset of D in the workspace */
   int64_t d_q[4], d_k[4], d_v[4]; /* accumulators: byte offset or -1 (the output), strides */
-  int64_t d_q_partial, partials;  /* bytes from one range's dQ to the next; how many */
+  int64_t d_q_partial, partials;  /* bytes from one dQ of ranges to the next; how many */
 } sptx_x86_params;
 
 /* A unit of heads that one item computes: heads[first .. first + count) share a key/value head. */

@@ -39,14 +39,53 @@ int64_t sptx_planner_ranges(const sptx_x86_schedule *schedule, const sptx_proble
   return chunk_count(keys, problem->batch * kv_heads * sptx_view_shared_total(&piece->query));
 }
 
+static int64_t keys_of_range(const sptx_problem *problem, const sptx_piece *piece, int64_t ranges) {
+  return ceil_div(ceil_div(longest_keys(problem, piece), ranges), SPTX_GENERIC_TILE) * SPTX_GENERIC_TILE;
+}
+
+/* The keys from the first to the last that a query tile of a band sees, wherever the tile starts: those of
+ * two tiles that start at a multiple. */
+static int64_t longest_span(const sptx_x86_schedule *schedule, const sptx_problem *problem,
+                            const sptx_piece *piece) {
+  int64_t total = sptx_view_shared_total(&piece->query), last = 0, longest = 0;
+  for (int64_t shared = 0; shared < total; shared++) {
+    int64_t begin, end;
+    sptx_view_inner_range(&piece->query, shared, problem->n_k - problem->n_q, problem->n_k, &begin, &end);
+    last = max64(last, end);
+  }
+  for (int64_t x = 0; x < last; x += schedule->query_tile)
+    longest = max64(longest, sptx_planner_band_keys(piece, x, min64(x + 2 * schedule->query_tile, last) - 1,
+                                                    longest_keys(problem, piece)));
+  return longest;
+}
+
+int64_t sptx_planner_partials(const sptx_x86_schedule *schedule, const sptx_problem *problem,
+                              const sptx_piece *piece, int64_t ranges) {
+  if (ranges == 1 || piece->kind != SPTX_PIECE_BAND)
+    return ranges;
+  int64_t span = longest_span(schedule, problem, piece);
+  return min64(ranges, max64(0, span - 2) / keys_of_range(problem, piece, ranges) + 2);
+}
+
+/* The piece's schedule without zeros, and its ranges. */
+static int64_t schedule_piece(const sptx_planner *planner, const sptx_piece *piece, const int64_t *heads,
+                              int64_t head_count, sptx_x86_schedule *schedule) {
+  const sptx_problem *problem = &planner->data->problem;
+  *schedule = planner->schedule;
+  sptx_x86_schedule_fill(schedule, problem, SPTX_PASS_BACKWARD, piece);
+  return sptx_planner_ranges(schedule, problem, piece, kv_heads_of(problem, heads, head_count));
+}
+
 static enum sptx_code count_class(sptx_planner *planner, const sptx_piece_list *list, const int64_t *heads,
                                   int64_t head_count, sptx_error *error) {
-  const sptx_problem *problem = &planner->data->problem;
-  (void)error;
-  for (int k = 0; k < list->count; k++)
-    planner->chunks =
-        max64(planner->chunks, sptx_planner_ranges(&planner->schedule, problem, &list->pieces[k],
-                                                   kv_heads_of(problem, heads, head_count)));
+  for (int k = 0; k < list->count; k++) {
+    const sptx_piece *piece = &list->pieces[k];
+    sptx_x86_schedule schedule;
+    int64_t ranges = schedule_piece(planner, piece, heads, head_count, &schedule);
+    SPTX_TRY(sptx_x86_schedule_check(&schedule, piece, error));
+    planner->partials =
+        max64(planner->partials, sptx_planner_partials(&schedule, &planner->data->problem, piece, ranges));
+  }
   return SPTX_CODE_OK;
 }
 
@@ -79,7 +118,7 @@ static void place_accumulators(sptx_planner *planner) {
   bool exact = problem->element == SPTX_ELEMENT_F32;
   sptx_planner_params(problem, NULL, params);
   params->delta = reserve(planner, problem->batch * problem->heads * problem->n_q * 4);
-  place(planner, exact && planner->chunks == 1, params->q, problem->heads, problem->n_q, planner->chunks,
+  place(planner, exact && planner->partials == 1, params->q, problem->heads, problem->n_q, planner->partials,
         params->d_q);
   place(planner, exact, params->k, problem->kv_heads, problem->n_k, 1, params->d_k);
   place(planner, exact, params->v, problem->kv_heads, problem->n_k, 1, params->d_v);
@@ -92,10 +131,9 @@ static enum sptx_code plan_class(sptx_planner *planner, const sptx_piece_list *l
   const sptx_x86_params *gradients = &planner->gradients;
   for (int k = 0; k < list->count; k++) {
     const sptx_piece *piece = &list->pieces[k];
-    sptx_x86_schedule schedule = planner->schedule;
-    sptx_x86_schedule_fill(&schedule, problem, SPTX_PASS_BACKWARD, piece);
-    SPTX_TRY(sptx_x86_schedule_check(&schedule, piece, error));
+    sptx_x86_schedule schedule;
     sptx_x86_params params;
+    int64_t ranges = schedule_piece(planner, piece, heads, head_count, &schedule);
     sptx_planner_params(problem, piece, &params);
     for (int f = 0; f < 4; f++) {
       params.d_q[f] = gradients->d_q[f];
@@ -105,9 +143,9 @@ static enum sptx_code plan_class(sptx_planner *planner, const sptx_piece_list *l
     params.delta = gradients->delta;
     params.d_q_partial = gradients->d_q_partial;
     sptx_planner_copies(&schedule, &params);
-    params.chunks = sptx_planner_ranges(&schedule, problem, piece, kv_heads_of(problem, heads, head_count));
-    params.chunk_keys = ceil_div(ceil_div(longest_keys(problem, piece), params.chunks), SPTX_GENERIC_TILE) *
-                        SPTX_GENERIC_TILE;
+    params.chunks = ranges;
+    params.chunk_keys = keys_of_range(problem, piece, ranges);
+    params.partials = sptx_planner_partials(&schedule, problem, piece, ranges);
     planner->data->plan.useful_pairs += piece->pairs * head_count * problem->batch;
     int64_t tiles, computed;
     sptx_planner_count_tiles(problem, piece, schedule.query_tile, &tiles, &computed);
@@ -126,7 +164,7 @@ static enum sptx_code plan_rows(sptx_planner *planner, enum sptx_x86_family fami
   sptx_x86_params params = planner->gradients;
   params.tiles = ceil_div(max64(problem->n_q, problem->n_k), ROW_TILE);
   params.chunks = 1; /* one item for each tile; the ranges are walked inside */
-  params.partials = planner->chunks;
+  params.partials = planner->partials;
   int64_t *heads = malloc((size_t)problem->heads * sizeof *heads);
   if (!heads)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for a plan's heads");
@@ -140,7 +178,7 @@ static enum sptx_code plan_rows(sptx_planner *planner, enum sptx_x86_family fami
 
 enum sptx_code sptx_planner_backward(sptx_planner *planner, const sptx_piece_list *lists,
                                      const int *class_of_head, sptx_error *error) {
-  planner->chunks = 1;
+  planner->partials = 1;
   SPTX_TRY(sptx_planner_for_each_class(planner, lists, class_of_head, count_class, error));
   place_accumulators(planner);
   SPTX_TRY(plan_rows(planner, SPTX_X86_PREPARE, error));

@@ -9,7 +9,7 @@ typedef struct sptx_planner {
   sptx_x86_schedule schedule; /* as the caller gave it, zeros and all */
   int64_t cover_n_q;          /* queries that a piece must hold to count as covering */
   /* backward */
-  int64_t chunks;            /* the most ranges of keys of any piece */
+  int64_t partials;          /* the most dQ of their own that ranges of keys of any piece need */
   sptx_x86_params gradients; /* where the accumulators lie */
 } sptx_planner;
 
@@ -38,6 +38,10 @@ void sptx_planner_copies(const sptx_x86_schedule *schedule, sptx_x86_params *par
 /* The ranges of keys that the backward splits a piece into, for a class of heads. */
 int64_t sptx_planner_ranges(const sptx_x86_schedule *schedule, const sptx_problem *problem,
                             const sptx_piece *piece, int64_t kv_heads);
+/* How many dQ so many ranges of keys need, range r the one numbered r modulo that: as many as a query tile
+ * may see. The schedule has no zeros in its tiles. */
+int64_t sptx_planner_partials(const sptx_x86_schedule *schedule, const sptx_problem *problem,
+                              const sptx_piece *piece, int64_t ranges);
 /* Whether rows of a view lie so far apart that they fall into few sets of the first-level cache. */
 bool sptx_planner_lies_badly(const sptx_view *view, int64_t row_bytes);
 /* Appends a launch of batch * units * shared_total * tiles * chunks items. piece and its lists may be NULL.

@@ -125,7 +125,8 @@ static void count_terms(const sptx_x86_schedule *schedule, const sptx_problem *p
   amounts[ROWS] = work->tiles * tile * dim * visits * (backward ? 2 : 1);
   amounts[TILES] = work->tiles * visits;
   amounts[STEPS] = work->steps;
-  amounts[PARTIALS] = ranges > 1 ? ranges * (double)problem->n_q * dim : 0;
+  double partials = (double)sptx_planner_partials(schedule, problem, piece, (int64_t)ranges);
+  amounts[PARTIALS] = backward && ranges > 1 ? partials * (double)problem->n_q * dim : 0;
 }
 
 /* Products of bfloat16 take this part of the time of the same in float32. */

@@ -2,6 +2,8 @@
  * each accepted by the planner, with a cost that is a number; what would lose accuracy is never offered. */
 #include "gen/compile.h"
 #include "gen/space.h"
+#include "gen/x86/planner.h"
+#include "patterns/integer.h"
 
 #include <criterion/criterion.h>
 #include <dirent.h>
@@ -243,4 +245,52 @@ Test(space, both_kinds_of_backward_where_they_are_allowed) {
   }
   cr_expect_gt(counts[0], 0, "Hopper's kernels where any order will do");
   cr_expect_eq(counts[1], 0, "and none where it will not");
+}
+
+/* Ranges r of keys that some query tile of the piece sees at the same time need numbers r modulo partials
+ * that differ: two threads may add to their dQ at once. */
+static void check_partials(const sptx_compilation *compilation, const sptx_piece *piece, int key_ranges) {
+  const sptx_problem *problem = &compilation->problem;
+  const sptx_x86_schedule schedule = {.query_tile = 48, .key_tile = 64, .key_ranges = key_ranges};
+  int64_t ranges = sptx_planner_ranges(&schedule, problem, piece, problem->kv_heads);
+  int64_t partials = sptx_planner_partials(&schedule, problem, piece, ranges);
+  for (int64_t shared = 0; shared < sptx_view_shared_total(&piece->query); shared++) {
+    int64_t begin, end, key_begin, key_end;
+    sptx_view_inner_range(&piece->query, shared, 0, problem->n_k, &begin, &end);
+    sptx_view_inner_range(&piece->key, shared, 0, problem->n_k, &key_begin, &key_end);
+    int64_t keys = ceil_div(ceil_div(key_end, ranges), SPTX_GENERIC_TILE) * SPTX_GENERIC_TILE;
+    for (int64_t x = begin; x < end; x += schedule.query_tile) {
+      int64_t last = min64(x + schedule.query_tile, end) - 1, low = INT64_MAX, high = 0;
+      for (int64_t q = x; q <= last; q++) {
+        low = min64(low, max64(0, sptx_bound_at(&piece->lo, q)));
+        high = max64(high, min64(key_end, sptx_bound_at(&piece->hi, q)));
+      }
+      cr_assert(low >= high || (high - 1) / keys - low / keys < partials,
+                "%s: %d ranges, queries from %d see more than %d", piece->name, (int)ranges, (int)x,
+                (int)partials);
+    }
+  }
+}
+
+Test(space, ranges_that_a_tile_sees_add_to_different_partials) {
+  static const char *const patterns[] = {"local", "dense", "strided-merged", "dilated", "bigbird"};
+  int fewer = 0;
+  for (size_t p = 0; p < sizeof patterns / sizeof *patterns; p++) {
+    char path[512];
+    sptx_compilation compilation;
+    snprintf(path, sizeof path, "%s/%s.yaml", SPTX_PATTERNS, patterns[p]);
+    const space_case c = {.path = path, .n = 3000, .head_dim = 64};
+    lower(&c, &compilation);
+    for (int l = 0; l < compilation.instance.class_count; l++)
+      for (int k = 0; k < compilation.lists[l].count; k++)
+        for (int ranges = 1; ranges <= 11; ranges += 2) {
+          const sptx_piece *piece = &compilation.lists[l].pieces[k];
+          const sptx_x86_schedule schedule = {.query_tile = 48, .key_tile = 64};
+          if (piece->kind == SPTX_PIECE_BAND)
+            check_partials(&compilation, piece, ranges);
+          fewer += sptx_planner_partials(&schedule, &compilation.problem, piece, 11) < 11;
+        }
+    sptx_compilation_clear(&compilation);
+  }
+  cr_assert_gt(fewer, 0, "windows need fewer dQ than ranges");
 }
