@@ -5,9 +5,17 @@
  *   dV += P^T dO               dK += dS^T Q    dQ = dS K (dS^T through shared memory)
  *
  * dQ of a block needs dS of both consumers, and is computed while the next block's probabilities are. Warps 0
- * and 3 of the producer warpgroup issue the tensor copies of queries and of keys, warps 1 and 2 gather LSE, D
- * and the bounds of the query rows, since views may put them 4 bytes at a stride. */
+ * and 3 of the producer warpgroup issue the tensor copies of queries and of keys, warp 1 gathers LSE and D of
+ * the query rows, since views may put them 4 bytes at a stride, and warp 2 their bounds. */
 #include "gen/ptx/hopper_backward_kernel.h"
+
+bool sptx_backward_adds_by_warps(const sptx_hopper_backward_spec *spec) {
+  return spec->d_q == SPTX_HOPPER_ADD && !spec->packed;
+}
+
+bool sptx_backward_is_large(const sptx_hopper_backward_spec *spec) {
+  return spec->head_dim > 64 && sptx_backward_adds_by_warps(spec);
+}
 
 sptx_hopper_backward_layout sptx_hopper_backward_layout_of(const sptx_hopper_backward_spec *spec) {
   sptx_hopper_backward_layout l;
@@ -24,7 +32,9 @@ sptx_hopper_backward_layout sptx_hopper_backward_layout_of(const sptx_hopper_bac
   l.d_o = l.q + spec->stages * l.query_bytes;
   l.scores = l.d_o + spec->stages * l.query_bytes;
   l.out = l.scores + l.score_stages * l.score_bytes;
-  l.row_data = l.out + CONSUMERS * SPTX_BACKWARD_OUT_BYTES;
+  l.d_q = l.out + CONSUMERS * SPTX_BACKWARD_OUT_BYTES;
+  l.d_q_bytes = sptx_backward_adds_by_warps(spec) ? 16 * 32 * l.chunks * 4 : 0;
+  l.row_data = l.d_q + 4 * CONSUMERS * l.d_q_bytes;
   l.barriers = l.row_data + spec->stages * l.rows * ROW_FIELDS * 4;
   l.total = l.barriers + 16 * (spec->key_stages + 3 * spec->stages + l.score_stages);
   return l;

@@ -35,7 +35,8 @@ typedef struct sptx_hopper_backward_layout {
   int key_bytes, query_bytes;
   int score_bytes, score_stages; /* dS^T: rows of keys, chunks of 64 queries */
   int rows;                      /* query rows of a stage */
-  int k, v, q, d_o, scores, out, row_data, barriers, total;
+  int d_q_bytes;                 /* a warp's rows of a block's dQ, where warps add it up */
+  int k, v, q, d_o, scores, out, d_q, row_data, barriers, total;
 } sptx_hopper_backward_layout;
 sptx_hopper_backward_layout sptx_hopper_backward_layout_of(const sptx_hopper_backward_spec *spec);
 

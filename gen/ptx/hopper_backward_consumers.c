@@ -103,6 +103,12 @@ static void row_pair(sptx_backward *b, sptx_value pairs, LLVMTypeRef type, int f
     out[i] = LLVMBuildExtractElement(e->builder, pair, sptx_i32(e, i), "");
 }
 
+/* The assembler moves arithmetic past a wait for products, exponentials past the wait for dP^T: their overlap
+ * is lost. It does not past a loop, and this one never turns: queries have come before scores. */
+static void keep_order(sptx_backward *b) {
+  sptx_ring_wait_full(b->e, &b->q);
+}
+
 static void probabilities(sptx_backward *b, bool masked, sptx_value *s) {
   sptx_gpu_emitter *e = b->e;
   sptx_value row = sptx_backward_place(b).row, pairs = row_pairs(b);
@@ -215,6 +221,7 @@ static void packed_step(sptx_backward *b) {
   sptx_ring_wait_full(e, &b->row_data);
   sptx_wgmma_wait(e, 1, s, scores);
   probabilities(b, true, s);
+  keep_order(b);
   sptx_wgmma_wait(e, 0, ds, scores);
   score_gradients(b, s, ds);
   sptx_ring_release(e, &b->row_data, b->at.first_lane);
@@ -223,109 +230,82 @@ static void packed_step(sptx_backward *b) {
   accumulate_packed(b, packed_p, packed_ds);
 }
 
-/* Issues dQ of the block before `next`, once both consumers have shared its dS. */
-static void issue_d_q(sptx_backward *b, sptx_value next, sptx_value *d_q) {
+/* Issues dQ of the block whose dS comes next, once both consumers have shared it. d_q: what is carried of it.
+ */
+static void issue_d_q(sptx_backward *b, sptx_value *d_q) {
   sptx_gpu_emitter *e = b->e;
-  bool carries = b->spec->d_q == SPTX_HOPPER_CARRY;
-  if (carries)
-    sptx_backward_read_carried(b, sptx_addi(e, next, -1), d_q);
   sptx_ring_wait_full(e, &b->scores);
   sptx_wgmma_fence(e);
-  multiply_d_q(b, d_q, carries);
+  multiply_d_q(b, d_q, b->spec->d_q == SPTX_HOPPER_CARRY);
   sptx_ring_advance(e, &b->scores);
 }
 
-static void write_earlier_d_q(sptx_backward *b, sptx_value *d_q) {
-  sptx_value first = b->query.first;
-  b->query.first = sptx_addi(b->e, first, -BLOCK);
-  sptx_backward_write_d_q(b, d_q);
-  b->query.first = first;
+static void read_carried(sptx_backward *b, sptx_value *d_q) {
+  if (b->spec->d_q == SPTX_HOPPER_CARRY)
+    sptx_backward_read_carried(b, sptx_shri(b->e, b->query.first, 6), d_q);
 }
 
-/* Waits until all products but `pending` are done and P^T and dP^T have become dS^T, and shares it. */
-static void finish_scores(sptx_backward *b, int pending, const sptx_value *p, sptx_value *ds,
-                          sptx_value *packed) {
-  sptx_gpu_emitter *e = b->e;
-  sptx_wgmma_wait(e, pending, ds, BLOCK / 2);
-  score_gradients(b, p, ds);
-  sptx_ring_release(e, &b->row_data, b->at.first_lane);
-  sptx_backward_pack(b, ds, packed, BLOCK / 4);
-  share_scores(b, packed);
-}
-
-/* Narrow heads that add dQ up are faster with each block's dQ at once (measured: 7 % of dense attention). */
-static bool finishes_blocks(const sptx_backward *b) {
-  return b->spec->head_dim <= 64 && b->spec->d_q == SPTX_HOPPER_ADD;
-}
-
-/* One block with its own dQ, which is written while dK is computed. */
-static void whole_step(sptx_backward *b, bool masked) {
-  sptx_gpu_emitter *e = b->e;
-  int scores = BLOCK / 2, outputs = b->spec->head_dim / 2, queries = sptx_backward_d_q_columns(b) / 2;
-  sptx_value s[32], ds[32], both[64], d_k[32], packed_p[16], packed_ds[16], *d_v = both,
-                                                                            *d_q = both + outputs;
-  read_slots(b, b->d_v, d_v, outputs);
-  read_slots(b, b->d_k, d_k, outputs);
-  issue_scores(b, false, s);
+/* dP^T of a wide head, whose registers dQ of the block before must leave first. */
+static void issue_wide(sptx_backward *b, bool later, sptx_value *d_q, sptx_value *ds) {
+  if (later) {
+    sptx_wgmma_wait(b->e, 0, d_q, sptx_backward_d_q_columns(b) / 2);
+    if (sptx_backward_adds_by_warps(b->spec))
+      sptx_backward_stage_d_q(b, d_q);
+    else
+      sptx_backward_write_d_q(b, d_q);
+  }
   issue_scores(b, true, ds);
-  sptx_ring_wait_full(e, &b->row_data);
-  sptx_wgmma_wait(e, 1, s, scores);
-  probabilities(b, masked, s);
-  sptx_wgmma_wait(e, 0, ds, scores);
-  score_gradients(b, s, ds);
-  sptx_ring_release(e, &b->row_data, b->at.first_lane);
-  sptx_backward_pack(b, s, packed_p, BLOCK / 4);
-  sptx_backward_pack(b, ds, packed_ds, BLOCK / 4);
-  sptx_wgmma_fence(e);
-  multiply_rows(b, packed_p, own_queries(b, &b->d_o), d_v, true);
-  share_scores(b, packed_ds);
-  issue_d_q(b, NULL, d_q);
-  multiply_rows(b, packed_ds, own_queries(b, &b->q), d_k, true);
-  sptx_wgmma_wait(e, 1, both, outputs + queries);
-  sptx_ring_release(e, &b->d_o, b->at.first_lane);
-  write_slots(b, b->d_v, d_v, outputs);
-  sptx_backward_write_d_q(b, d_q);
-  sptx_wgmma_wait(e, 0, d_k, outputs);
-  sptx_ring_release(e, &b->q, b->at.first_lane);
-  sptx_ring_advance(e, &b->q);
-  write_slots(b, b->d_k, d_k, outputs);
 }
 
 /* One block, and dQ of the one before (later: there is one). The tensor cores compute that dQ while this
  * one's exponentials are taken, and dV during dS; nothing is under way when the step ends. Narrow heads have
- * the registers to issue dP^T at once and to write dQ while dK is computed. */
+ * the registers to issue dP^T at once; what is carried of their dQ has the time of the exponentials to come.
+ */
 static void step(sptx_backward *b, bool masked, bool later) {
   sptx_gpu_emitter *e = b->e;
   int scores = BLOCK / 2, outputs = b->spec->head_dim / 2, queries = sptx_backward_d_q_columns(b) / 2;
-  bool narrow = b->spec->head_dim <= 64;
+  bool narrow = b->spec->head_dim <= 64, adds = sptx_backward_adds_by_warps(b->spec);
+  bool after = later && narrow && b->spec->d_q == SPTX_HOPPER_CARRY;
   sptx_value s[32], with_d_q[64], both[128], packed_p[16], packed_ds[16];
   sptx_value *ds = with_d_q, *d_q = with_d_q + scores, *d_v = both, *d_k = both + outputs;
+  sptx_value first = b->query.first;
+  b->query.first = sptx_addi(e, first, -BLOCK);
   read_slots(b, b->d_v, d_v, outputs);
   read_slots(b, b->d_k, d_k, outputs);
+  if (later && narrow)
+    read_carried(b, d_q);
   issue_scores(b, false, s);
   if (narrow)
     issue_scores(b, true, ds);
-  if (later)
-    issue_d_q(b, sptx_shri(e, b->query.first, 6), d_q);
+  else if (later)
+    read_carried(b, d_q);
+  if (later && !after)
+    issue_d_q(b, d_q);
   sptx_ring_wait_full(e, &b->row_data);
-  sptx_wgmma_wait(e, narrow + later, s, scores);
+  sptx_wgmma_wait(e, narrow + (later && !after), s, scores);
   probabilities(b, masked, s);
-  if (!narrow) {
-    if (later) {
-      sptx_wgmma_wait(e, 0, d_q, queries);
-      write_earlier_d_q(b, d_q);
-    }
-    issue_scores(b, true, ds);
-  }
+  keep_order(b);
+  if (!narrow)
+    issue_wide(b, later, d_q, ds);
+  if (after)
+    issue_d_q(b, d_q);
   sptx_backward_pack(b, s, packed_p, BLOCK / 4);
   sptx_wgmma_fence(e);
   multiply_rows(b, packed_p, own_queries(b, &b->d_o), d_v, true);
-  finish_scores(b, 1, s, ds, packed_ds);
+  sptx_wgmma_wait(e, 1, ds, narrow && later && adds ? scores + queries : scores);
+  score_gradients(b, s, ds);
+  sptx_ring_release(e, &b->row_data, b->at.first_lane);
+  if (narrow && later && adds)
+    sptx_backward_stage_d_q(b, d_q);
+  sptx_backward_pack(b, ds, packed_ds, BLOCK / 4);
+  share_scores(b, packed_ds);
   sptx_wgmma_fence(e);
   multiply_rows(b, packed_ds, own_queries(b, &b->q), d_k, true);
-  if (narrow && later) {
+  if (later && adds)
+    sptx_backward_add_d_q(b);
+  if (narrow && later && !adds) {
     sptx_wgmma_wait(e, 2, d_q, queries);
-    write_earlier_d_q(b, d_q);
+    sptx_backward_write_d_q(b, d_q);
   }
   sptx_wgmma_wait(e, 0, both, 2 * outputs);
   write_slots(b, b->d_v, d_v, outputs);
@@ -333,14 +313,12 @@ static void step(sptx_backward *b, bool masked, bool later) {
   sptx_ring_release(e, &b->d_o, b->at.first_lane);
   sptx_ring_release(e, &b->q, b->at.first_lane);
   sptx_ring_advance(e, &b->q);
+  b->query.first = first;
 }
 
 static void steps(sptx_backward *b, sptx_value first, sptx_value last, bool masked) {
   sptx_loop blocks = sptx_backward_block_loop(b, first, last);
-  if (finishes_blocks(b))
-    whole_step(b, masked);
-  else
-    step(b, masked, true);
+  step(b, masked, true);
   sptx_loop_end(b->e, &blocks);
 }
 
@@ -357,10 +335,7 @@ static void walk_blocks(sptx_backward *b) {
   size_t full_last = offsetof(sptx_hopper_block_range, full_last);
   size_t first = offsetof(sptx_hopper_block_range, first), last = offsetof(sptx_hopper_block_range, last);
   b->query.first = sptx_muli(e, b->first, BLOCK);
-  if (finishes_blocks(b))
-    whole_step(b, true);
-  else
-    step(b, true, false);
+  step(b, true, false);
   steps(b, limit_after_first(b, first), limit_after_first(b, full_first), true);
   steps(b, limit_after_first(b, full_first), limit_after_first(b, full_last), false);
   if (b->spec->lower != SPTX_HOPPER_NONE)
@@ -382,21 +357,29 @@ static void write_key_gradients(sptx_backward *b) {
 }
 
 /* dQ of the tile's last block; then the keys may be replaced, while the gradients leave. */
-static void finish_tile(sptx_backward *b, sptx_value some) {
+static void finish_blocks(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
   sptx_value d_q[32] = {NULL};
-  if (finishes_blocks(b)) {
-    release_keys(b);
-    write_key_gradients(b);
-    return;
-  }
-  sptx_if computed = sptx_if_begin(e, some);
-  sptx_value last = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, last));
-  b->query.first = sptx_muli(e, last, BLOCK);
-  issue_d_q(b, last, d_q);
+  sptx_value end = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, last));
+  b->query.first = sptx_muli(e, sptx_addi(e, end, -1), BLOCK);
+  read_carried(b, d_q);
+  issue_d_q(b, d_q);
   sptx_wgmma_wait(e, 0, d_q, sptx_backward_d_q_columns(b) / 2);
   release_keys(b);
-  write_earlier_d_q(b, d_q);
+  if (!sptx_backward_adds_by_warps(b->spec)) {
+    sptx_backward_write_d_q(b, d_q);
+    return;
+  }
+  sptx_backward_stage_d_q(b, d_q);
+  sptx_fence_proxy_async(e);
+  sptx_warp_sync(e);
+  sptx_backward_add_d_q(b);
+}
+
+static void finish_tile(sptx_backward *b, sptx_value some) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_if computed = sptx_if_begin(e, some);
+  finish_blocks(b);
   sptx_if_else(e, &computed);
   release_keys(b);
   sptx_if_end(e, &computed);
@@ -433,7 +416,7 @@ static void consume_tile(sptx_backward *b) {
 
 void sptx_backward_consume(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
-  sptx_set_registers(e, CONSUMER_REGISTERS, true);
+  sptx_set_registers(e, sptx_backward_is_large(b->spec) ? MORE_CONSUMER_REGISTERS : CONSUMER_REGISTERS, true);
   b->at = sptx_thread_place_of(e);
   b->consumer = sptx_addi(e, b->at.group, -1);
   sptx_backward_open_rings(b, false);

@@ -1,6 +1,6 @@
 /* Inside the Hopper backward kernel: what its parts share. hopper_backward.c lays out shared memory and
- * starts both roles, hopper_backward_producers.c loads, hopper_backward_consumers.c multiplies and
- * hopper_backward_gradients.c moves finished gradients to memory. */
+ * starts both roles, hopper_backward_producers.c loads, hopper_backward_consumers.c multiplies,
+ * hopper_backward_d_q.c and hopper_backward_gradients.c move finished gradients to memory. */
 #ifndef SPTX_GEN_PTX_HOPPER_BACKWARD_KERNEL_H
 #define SPTX_GEN_PTX_HOPPER_BACKWARD_KERNEL_H
 
@@ -10,8 +10,13 @@
 enum { MAP_Q, MAP_D_O, MAP_K, MAP_V, MAP_D_Q, MAP_D_K, MAP_D_V, MAP_COUNT };
 enum { BARRIER_GROUP = 1, BARRIER_ALL = 4 };
 enum { CONSUMERS = SPTX_HOPPER_BACKWARD_CONSUMERS, BLOCK = SPTX_HOPPER_BACKWARD_BLOCK };
-/* 128 * 32 + 256 * 232 < 384 * 168, what the CTA starts with. */
-enum { PRODUCER_REGISTERS = 32, CONSUMER_REGISTERS = 232 };
+/* Of a thread; 128 producers and 256 consumers share 384 * 168, what the CTA starts with. */
+enum {
+  PRODUCER_REGISTERS = 40,
+  CONSUMER_REGISTERS = 232,
+  FEWER_PRODUCER_REGISTERS = 24,
+  MORE_CONSUMER_REGISTERS = 240
+};
 /* Staging of each consumer: 64 x 64 float32, or 64 x 128 elements. */
 enum { SPTX_BACKWARD_OUT_BYTES = 16384 };
 enum { ROW_LSE, ROW_DELTA, ROW_LOW, ROW_HIGH, ROW_FIELDS };
@@ -56,6 +61,13 @@ int sptx_backward_d_q_columns(const sptx_backward *b);
 /* What earlier key tiles of the run have added to dQ of query block `block`, or zeros; for sinks that carry.
  */
 void sptx_backward_read_carried(sptx_backward *b, sptx_value block, sptx_value *d_q);
+/* Wide heads that stage dQ need all registers that consumers can get. */
+bool sptx_backward_is_large(const sptx_hopper_backward_spec *spec);
+/* Whether blocks of dQ are added to float32 sums warp by warp: they are staged before a fence of the async
+ * proxy and a warp_sync, and added after. */
+bool sptx_backward_adds_by_warps(const sptx_hopper_backward_spec *spec);
+void sptx_backward_stage_d_q(sptx_backward *b, const sptx_value *sum);
+void sptx_backward_add_d_q(sptx_backward *b);
 /* Registers of a consumer to the gradients' sinks, through its staging region. dQ and dK are scaled first. */
 void sptx_backward_write_d_q(sptx_backward *b, const sptx_value *d_q);
 void sptx_backward_write_d_v(sptx_backward *b, const sptx_value *d_v);

@@ -70,42 +70,61 @@ static void put_field(sptx_backward *b, int field, sptx_value row, sptx_value va
   sptx_shared_store(e, value, sptx_addi(e, buffer, 4 * field * b->layout.rows), 4);
 }
 
-/* LSE in base 2 and D of one query row. Rows that do not exist, or have no key, get the LSE +inf: their
- * probabilities are 0. */
-static void write_row_sums(sptx_backward *b, sptx_value row) {
+typedef struct row_sums {
+  sptx_value row, exists, lse, delta;
+} row_sums;
+
+static row_sums read_row_sums(sptx_backward *b, sptx_value row) {
   sptx_gpu_emitter *e = b->e;
   sptx_hopper_row r = block_row(b, row);
   sptx_value offset = sptx_muli(e, sptx_hopper_row_index(e, &b->query, &r), 4);
   offset = sptx_select(e, r.exists, offset, sptx_i64(e, 0));
   sptx_value lse = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, lse)), offset);
-  sptx_value natural = sptx_load_constant(e, e->f32, lse, 4);
-  sptx_value some = sptx_fcmp(e, LLVMRealOGT, natural, sptx_f32(e, -INFINITY));
-  sptx_value value = sptx_mul(e, natural, sptx_f32(e, M_LOG2E));
-  put_field(b, ROW_LSE, row, sptx_select(e, sptx_and(e, some, r.exists), value, sptx_f32(e, INFINITY)));
   sptx_value delta = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, workspace)),
                               sptx_add(e, SPTX_HOPPER_PARAM64(e, delta_offset), offset));
-  put_field(b, ROW_DELTA, row, sptx_load_constant(e, e->f32, delta, 4));
+  return (row_sums){row, r.exists, sptx_load_constant(e, e->f32, lse, 4),
+                    sptx_load_constant(e, e->f32, delta, 4)};
 }
 
-static void write_row_bounds(sptx_backward *b, sptx_value row) {
-  sptx_hopper_row r = block_row(b, row);
-  sptx_value low, high;
-  sptx_hopper_row_keys(b->e, &b->query, &r, b->spec->lower, b->spec->upper, &low, &high);
-  put_field(b, ROW_LOW, row, low);
-  put_field(b, ROW_HIGH, row, high);
-}
-
-/* Half the rows, of every 64: the other warp has the rest. */
-static void write_rows(sptx_backward *b) {
+/* LSE in base 2 and D. Rows that do not exist, or have no key, get the LSE +inf: their probabilities are 0.
+ */
+static void write_row_sums(sptx_backward *b, const row_sums *sums) {
   sptx_gpu_emitter *e = b->e;
-  sptx_value first = sptx_addi(e, sptx_backward_recompute(b, sptx_thread_index(e)), -32);
-  sptx_loop rows = sptx_loop_begin(e, first, sptx_i32(e, b->layout.rows), sptx_i32(e, 64));
-  write_row_sums(b, sptx_backward_recompute(b, rows.index));
-  write_row_bounds(b, sptx_backward_recompute(b, rows.index));
+  sptx_value some = sptx_fcmp(e, LLVMRealOGT, sums->lse, sptx_f32(e, -INFINITY));
+  sptx_value lse = sptx_mul(e, sums->lse, sptx_f32(e, M_LOG2E));
+  lse = sptx_select(e, sptx_and(e, some, sums->exists), lse, sptx_f32(e, INFINITY));
+  put_field(b, ROW_LSE, sums->row, lse);
+  put_field(b, ROW_DELTA, sums->row, sums->delta);
+}
+
+/* Rows of a lane: every 32nd. Where registers allow, two are read at once: views put them in lines of their
+ * own. */
+static void write_sums(sptx_backward *b) {
+  sptx_gpu_emitter *e = b->e;
+  int at_once = sptx_backward_is_large(b->spec) ? 1 : 2;
+  sptx_value first = sptx_andi(e, sptx_backward_recompute(b, sptx_thread_index(e)), 31);
+  sptx_loop rows = sptx_loop_begin(e, first, sptx_i32(e, b->layout.rows), sptx_i32(e, 32 * at_once));
+  row_sums sums[2];
+  for (int i = 0; i < at_once; i++)
+    sums[i] = read_row_sums(b, sptx_backward_recompute(b, sptx_addi(e, rows.index, 32 * i)));
+  for (int i = 0; i < at_once; i++)
+    write_row_sums(b, &sums[i]);
   sptx_loop_end(e, &rows);
 }
 
-static void produce_rows(sptx_backward *b) {
+static void write_bounds(sptx_backward *b) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value first = sptx_andi(e, sptx_backward_recompute(b, sptx_thread_index(e)), 31);
+  sptx_loop rows = sptx_loop_begin(e, first, sptx_i32(e, b->layout.rows), sptx_i32(e, 32));
+  sptx_value row = sptx_backward_recompute(b, rows.index), low, high;
+  sptx_hopper_row r = block_row(b, row);
+  sptx_hopper_row_keys(e, &b->query, &r, b->spec->lower, b->spec->upper, &low, &high);
+  put_field(b, ROW_LOW, row, low);
+  put_field(b, ROW_HIGH, row, high);
+  sptx_loop_end(e, &rows);
+}
+
+static void produce_rows(sptx_backward *b, void (*write)(sptx_backward *)) {
   sptx_gpu_emitter *e = b->e;
   sptx_backward_open_rings(b, true);
   sptx_backward_tiles tiles = sptx_backward_tiles_begin(b);
@@ -115,7 +134,7 @@ static void produce_rows(sptx_backward *b) {
   b->query.first = sptx_backward_recompute(b, b->query.first);
   item->head = sptx_backward_recompute(b, kept.head);
   item->shared_group = sptx_backward_recompute(b, kept.shared_group);
-  write_rows(b);
+  write(b);
   *item = kept;
   sptx_mbarrier_arrive_if(e, sptx_ring_full(e, &b->row_data), sptx_i32(e, 1));
   sptx_ring_advance(e, &b->row_data);
@@ -123,17 +142,27 @@ static void produce_rows(sptx_backward *b) {
   sptx_backward_tiles_end(b, &tiles);
 }
 
-/* Warp 0 loads queries, warps 1 and 2 rows, warp 3 keys, so that each role fits the producers' registers;
- * copies are issued by one lane. */
+static void produce_row_sums(sptx_backward *b) {
+  produce_rows(b, write_sums);
+}
+
+static void produce_row_bounds(sptx_backward *b) {
+  produce_rows(b, write_bounds);
+}
+
+/* A warp for each role, so that it fits the producers' registers; copies are issued by one lane. */
 void sptx_backward_produce(sptx_backward *b) {
-  static void (*const roles[3])(sptx_backward *) = {produce_queries, produce_rows, produce_keys};
+  enum { ROLES = 4 };
+  static void (*const roles[ROLES])(sptx_backward *) = {produce_queries, produce_row_sums, produce_row_bounds,
+                                                        produce_keys};
   sptx_gpu_emitter *e = b->e;
-  sptx_set_registers(e, PRODUCER_REGISTERS, false);
-  sptx_value thread = sptx_thread_index(e);
-  sptx_value in_rows = sptx_icmp(e, LLVMIntULT, sptx_addi(e, thread, -32), sptx_i32(e, 64));
-  const sptx_value mine[3] = {sptx_icmp(e, LLVMIntEQ, thread, sptx_i32(e, 0)), in_rows,
-                              sptx_icmp(e, LLVMIntEQ, thread, sptx_i32(e, 96))};
-  for (int i = 0; i < 3; i++) {
+  sptx_set_registers(e, sptx_backward_is_large(b->spec) ? FEWER_PRODUCER_REGISTERS : PRODUCER_REGISTERS,
+                     false);
+  sptx_value thread = sptx_thread_index(e), warp = sptx_shri(e, thread, 5);
+  const sptx_value mine[ROLES] = {
+      sptx_icmp(e, LLVMIntEQ, thread, sptx_i32(e, 0)), sptx_icmp(e, LLVMIntEQ, warp, sptx_i32(e, 1)),
+      sptx_icmp(e, LLVMIntEQ, warp, sptx_i32(e, 2)), sptx_icmp(e, LLVMIntEQ, thread, sptx_i32(e, 96))};
+  for (int i = 0; i < ROLES; i++) {
     sptx_if role = sptx_if_begin(e, mine[i]);
     roles[i](b);
     sptx_if_end(e, &role);

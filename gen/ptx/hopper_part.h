@@ -73,10 +73,11 @@ bool sptx_hopper_tile_fits(const sptx_piece *piece, int rows);
 /* Shared values that fit 64 rows of queries and of keys; 0 where packing gains nothing. */
 int64_t sptx_hopper_pack(const sptx_piece *piece, const sptx_hopper_part *part);
 
-/* Items and their order; tiles: of one lane; pack: of sptx_hopper_pack. */
+/* Items and their order; tiles: of one lane; pack: of sptx_hopper_pack; lane_bytes: what the tiles of a lane
+ * read again and again. */
 enum sptx_code sptx_hopper_fill_items(const sptx_problem *problem, const sptx_hopper_part *part,
                                       int64_t tiles, int64_t pack, int64_t groups_per_item,
-                                      sptx_hopper_params *params, sptx_error *error);
+                                      int64_t lane_bytes, sptx_hopper_params *params, sptx_error *error);
 void sptx_hopper_finish_launch(sptx_gpu_launch *launch, const sptx_hopper_params *params, int consumers,
                                int ctas, int shared_bytes);
 

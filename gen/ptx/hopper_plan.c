@@ -109,12 +109,11 @@ static void name_forward(const sptx_hopper_forward_spec *spec, char *symbol, siz
 
 enum sptx_code sptx_hopper_fill_items(const sptx_problem *problem, const sptx_hopper_part *part,
                                       int64_t tiles, int64_t pack, int64_t groups_per_item,
-                                      sptx_hopper_params *params, sptx_error *error) {
+                                      int64_t lane_bytes, sptx_hopper_params *params, sptx_error *error) {
   int64_t shared = pack ? ceil_div(part->shared_count, pack * groups_per_item) : part->shared_count;
   int64_t lanes = shared * params->head_count * problem->batch;
   if (lanes > ((int64_t)1 << 30) / tiles)
     return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "the Hopper kernels cannot count the tiles in 32 bits");
-  int64_t lane_bytes = 4 * part->key_count * problem->head_dim;
   int64_t group = L2_GROUP_BYTES / lane_bytes;
   params->query_tiles = (int32_t)tiles;
   params->shared_groups = (int32_t)shared;
@@ -160,7 +159,9 @@ static enum sptx_code add_forward_part(sptx_gpu_planner *planner, const sptx_gpu
   int kernel, repeats = pack ? (int)pack : 1;
   sptx_hopper_params params = {0};
   sptx_hopper_fill_params(planner, job, part, head_table, &params);
-  SPTX_TRY(sptx_hopper_fill_items(planner->problem, part, tiles, pack, spec.consumers, &params, error));
+  int64_t lane_bytes = 4 * part->key_count * planner->problem->head_dim; /* K and V */
+  SPTX_TRY(sptx_hopper_fill_items(planner->problem, part, tiles, pack, spec.consumers, lane_bytes, &params,
+                                  error));
   params.key_tiles = (int32_t)ceil_div(part->key_count, spec.key_tile);
   int query_rows = pack ? (int)part->query_count : 64, key_rows = pack ? (int)part->key_count : spec.key_tile;
   int row_bytes = 128 * sptx_hopper_forward_layout_of(&spec).chunks;

@@ -114,13 +114,14 @@ static enum sptx_code add_carry(backward_plan *b, const sptx_hopper_runs *runs, 
 static enum sptx_code add_items(backward_plan *b, const sptx_piece *piece, const sptx_hopper_part *part,
                                 sptx_hopper_params *params, sptx_error *error) {
   int64_t pack = sptx_hopper_pack(piece, part);
+  int64_t lane_bytes = 8 * part->query_count * b->planner->problem->head_dim; /* Q, dO, sums of dQ */
   if (pack)
-    return sptx_hopper_fill_items(b->planner->problem, part, 1, pack, SPTX_HOPPER_BACKWARD_CONSUMERS, params,
-                                  error);
+    return sptx_hopper_fill_items(b->planner->problem, part, 1, pack, SPTX_HOPPER_BACKWARD_CONSUMERS,
+                                  lane_bytes, params, error);
   sptx_hopper_runs runs;
   SPTX_TRY(find_runs(b, part, &runs, error));
   enum sptx_code code = sptx_hopper_fill_items(b->planner->problem, part, runs.run_count, 0,
-                                               SPTX_HOPPER_BACKWARD_CONSUMERS, params, error);
+                                               SPTX_HOPPER_BACKWARD_CONSUMERS, lane_bytes, params, error);
   if (code == SPTX_CODE_OK)
     code = add_tables(b, &runs, params, error);
   if (code == SPTX_CODE_OK && runs.first)
@@ -154,7 +155,8 @@ static void add_maps(const backward_plan *b, const sptx_piece *piece, const sptx
   launch->maps[1] = sptx_hopper_query_map(planner, piece, part, SPTX_GPU_D_O, load, repeats);
   launch->maps[2] = sptx_hopper_key_map(planner, piece, part, SPTX_GPU_K, keys, repeats);
   launch->maps[3] = sptx_hopper_key_map(planner, piece, part, SPTX_GPU_V, keys, repeats);
-  launch->maps[4] = sptx_hopper_query_map(planner, piece, part, SPTX_GPU_D_Q, rows, repeats);
+  bool by_warps = spec->d_q == SPTX_HOPPER_ADD && !pack;
+  launch->maps[4] = sptx_hopper_query_map(planner, piece, part, SPTX_GPU_D_Q, by_warps ? 16 : rows, repeats);
   launch->maps[5] = sptx_hopper_key_map(planner, piece, part, SPTX_GPU_D_K, keys, repeats);
   launch->maps[6] = sptx_hopper_key_map(planner, piece, part, SPTX_GPU_D_V, keys, repeats);
   launch->map_count = 7;
