@@ -137,7 +137,7 @@ sptx_backward_tiles sptx_backward_tiles_begin(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
   sptx_backward_tiles tiles = {.items = sptx_item_loop_begin(e)};
   b->query = b->key = (sptx_hopper_rows){.packed = b->spec->packed, .consumers = CONSUMERS};
-  b->query.item = b->key.item = sptx_item_decode(e, tiles.items.index);
+  b->query.item = b->key.item = sptx_item_decode(e, &tiles.items);
   find_tile(b, &tiles);
   b->key.first = sptx_muli(e, b->key_tile, 64 * CONSUMERS);
   b->query.first = sptx_i32(e, 0);

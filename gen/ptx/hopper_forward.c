@@ -114,12 +114,12 @@ static void find_range(forward *f, sptx_value first, int rows) {
 }
 
 /* The item, and the key tiles that any of its queries sees. */
-static void find_tiles(forward *f, sptx_value index) {
+static void find_tiles(forward *f, const sptx_item_loop *items) {
   sptx_gpu_emitter *e = f->e;
   int rows = 64 * f->spec->consumers;
   f->rows.packed = f->spec->packed;
   f->rows.consumers = f->spec->consumers;
-  f->rows.item = sptx_item_decode(e, index);
+  f->rows.item = sptx_item_decode(e, items);
   f->rows.first = sptx_muli(e, f->rows.item.tile, rows);
   if (f->spec->packed) {
     f->first_key = f->full_first = f->full_last = sptx_i32(e, 0);
@@ -202,7 +202,7 @@ static void produce(forward *f) {
   sptx_if one = sptx_if_begin(e, sptx_icmp(e, LLVMIntEQ, thread, sptx_i32(e, 0)));
   open_rings(f, true);
   sptx_item_loop items = sptx_item_loop_begin(e);
-  find_tiles(f, items.index);
+  find_tiles(f, &items);
   sptx_if useful = sptx_if_begin(e, has_keys(f));
   load_queries(f, &f->q, e->maps[MAP_Q]);
   sptx_value count = sptx_sub(e, f->last, f->first_key);
@@ -642,7 +642,7 @@ static void consume(forward *f) {
     sptx_if_end(e, &last);
   }
   sptx_item_loop items = sptx_item_loop_begin(e);
-  find_tiles(f, items.index);
+  find_tiles(f, &items);
   sptx_if useful = sptx_if_begin(e, has_keys(f));
   consume_item(f);
   sptx_if_end(e, &useful);

@@ -24,10 +24,11 @@ typedef struct sptx_hopper_bound_params {
   int32_t mult, shift, period, ramp_from, ramp_max, add, low, high;
 } sptx_hopper_bound_params;
 
-/* Work items are (lane, query tile); a lane is (batch, head, group of shared values). Items run in groups of
- * lane_group lanes whose keys and values fit the L2 cache, long query tiles first. */
+/* Work items are (lane, tile); a lane is (batch, head, group of shared values). Items run in groups of
+ * lane_group lanes, each filled up with nothing to group_items, a multiple of the CTAs; of a group, the tiles
+ * that come last in the view are first. */
 typedef struct sptx_hopper_params {
-  int32_t items, query_tiles, lanes, lane_group, shared_groups, head_count;
+  int32_t items, query_tiles, lanes, lane_group, group_items, ctas, shared_groups, head_count;
   int32_t heads, heads_per_kv;
   int32_t query_count, key_count, shared_count;
   int32_t key_run;              /* length of a run of keys (key views of two digits) */
@@ -73,12 +74,20 @@ bool sptx_hopper_tile_fits(const sptx_piece *piece, int rows);
 /* Shared values that fit 64 rows of queries and of keys; 0 where packing gains nothing. */
 int64_t sptx_hopper_pack(const sptx_piece *piece, const sptx_hopper_part *part);
 
-/* Items and their order; tiles: of one lane; pack: of sptx_hopper_pack; lane_bytes: what the tiles of a lane
- * read again and again. */
+/* The items of one lane. */
+typedef struct sptx_hopper_tiling {
+  int64_t tiles, consumers;
+  int64_t pack;         /* of sptx_hopper_pack */
+  int64_t ctas;         /* on each multiprocessor */
+  int64_t lane_bytes;   /* what the tiles of a lane read again and again */
+  const int64_t *costs; /* of the tiles, in the items' order; NULL: all alike */
+} sptx_hopper_tiling;
+
+/* Items, their order and the CTAs that take them; fails where 32 bits cannot count them. */
 enum sptx_code sptx_hopper_fill_items(const sptx_problem *problem, const sptx_hopper_part *part,
-                                      int64_t tiles, int64_t pack, int64_t groups_per_item,
-                                      int64_t lane_bytes, sptx_hopper_params *params, sptx_error *error);
+                                      const sptx_hopper_tiling *tiling, sptx_hopper_params *params,
+                                      sptx_error *error);
 void sptx_hopper_finish_launch(sptx_gpu_launch *launch, const sptx_hopper_params *params, int consumers,
-                               int ctas, int shared_bytes);
+                               int shared_bytes);
 
 #endif

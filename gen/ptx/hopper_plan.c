@@ -4,10 +4,10 @@
 #include "gen/ptx/hopper_tile.h"
 #include "patterns/integer.h"
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Keys and values of the lanes that run together should stay in the L2 cache (50 to 60 MB). */
-#define L2_GROUP_BYTES ((int64_t)24 << 20)
 /* Of one multiprocessor; each CTA has 1 KiB of its own besides. */
 #define SHARED_BYTES 233472
 #define REGISTERS 65536
@@ -107,32 +107,6 @@ static void name_forward(const sptx_hopper_forward_spec *spec, char *symbol, siz
            bound_name(spec->lower), bound_name(spec->upper));
 }
 
-enum sptx_code sptx_hopper_fill_items(const sptx_problem *problem, const sptx_hopper_part *part,
-                                      int64_t tiles, int64_t pack, int64_t groups_per_item,
-                                      int64_t lane_bytes, sptx_hopper_params *params, sptx_error *error) {
-  int64_t shared = pack ? ceil_div(part->shared_count, pack * groups_per_item) : part->shared_count;
-  int64_t lanes = shared * params->head_count * problem->batch;
-  if (lanes > ((int64_t)1 << 30) / tiles)
-    return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "the Hopper kernels cannot count the tiles in 32 bits");
-  int64_t group = L2_GROUP_BYTES / lane_bytes;
-  params->query_tiles = (int32_t)tiles;
-  params->shared_groups = (int32_t)shared;
-  params->lanes = (int32_t)lanes;
-  params->lane_group = (int32_t)(group < 1 ? 1 : group > lanes ? lanes : group);
-  params->items = (int32_t)(tiles * lanes);
-  params->pack = (int32_t)pack;
-  return SPTX_CODE_OK;
-}
-
-void sptx_hopper_finish_launch(sptx_gpu_launch *launch, const sptx_hopper_params *params, int consumers,
-                               int ctas, int shared_bytes) {
-  uint32_t items = (uint32_t)params->items, most = SPTX_HOPPER_MULTIPROCESSORS * (uint32_t)ctas;
-  launch->grid[0] = items < most ? items : most;
-  launch->grid[1] = launch->grid[2] = 1;
-  launch->block = 128 * ((uint32_t)consumers + 1);
-  launch->shared_bytes = (uint32_t)shared_bytes;
-}
-
 static sptx_hopper_forward_spec forward_spec(const sptx_gpu_planner *planner, const sptx_gpu_job *job,
                                              const sptx_hopper_part *part) {
   sptx_hopper_forward_spec spec;
@@ -149,6 +123,26 @@ static sptx_hopper_forward_spec forward_spec(const sptx_gpu_planner *planner, co
   return spec;
 }
 
+/* A query tile costs its key tiles, and about one more. */
+static enum sptx_code fill_forward_items(const sptx_gpu_planner *planner, const sptx_hopper_part *part,
+                                         const sptx_hopper_forward_spec *spec, sptx_hopper_tiling *tiling,
+                                         sptx_hopper_params *params, sptx_error *error) {
+  int64_t rows = 64 * spec->consumers;
+  int64_t *costs = malloc((size_t)tiling->tiles * sizeof *costs);
+  if (!costs)
+    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for a GPU plan");
+  for (int64_t row = 0; row < tiling->tiles; row++) {
+    int64_t first = (tiling->tiles - 1 - row) * rows, last = min64(first + rows, part->query_count) - 1;
+    int64_t low = clamp(sptx_bound_at(&part->lo, first), 0, part->key_count);
+    int64_t high = clamp(sptx_bound_at(&part->hi, last), low, part->key_count);
+    costs[row] = ceil_div(high, spec->key_tile) - low / spec->key_tile + 1;
+  }
+  tiling->costs = costs;
+  enum sptx_code code = sptx_hopper_fill_items(planner->problem, part, tiling, params, error);
+  free(costs);
+  return code;
+}
+
 static enum sptx_code add_forward_part(sptx_gpu_planner *planner, const sptx_gpu_job *job,
                                        const sptx_hopper_part *part, int64_t head_table, sptx_error *error) {
   const sptx_piece *piece = job->piece;
@@ -159,9 +153,12 @@ static enum sptx_code add_forward_part(sptx_gpu_planner *planner, const sptx_gpu
   int kernel, repeats = pack ? (int)pack : 1;
   sptx_hopper_params params = {0};
   sptx_hopper_fill_params(planner, job, part, head_table, &params);
-  int64_t lane_bytes = 4 * part->key_count * planner->problem->head_dim; /* K and V */
-  SPTX_TRY(sptx_hopper_fill_items(planner->problem, part, tiles, pack, spec.consumers, lane_bytes, &params,
-                                  error));
+  sptx_hopper_tiling tiling = {.tiles = tiles,
+                               .consumers = spec.consumers,
+                               .pack = pack,
+                               .ctas = spec.ctas,
+                               .lane_bytes = 4 * part->key_count * planner->problem->head_dim}; /* K and V */
+  SPTX_TRY(fill_forward_items(planner, part, &spec, &tiling, &params, error));
   params.key_tiles = (int32_t)ceil_div(part->key_count, spec.key_tile);
   int query_rows = pack ? (int)part->query_count : 64, key_rows = pack ? (int)part->key_count : spec.key_tile;
   int row_bytes = 128 * sptx_hopper_forward_layout_of(&spec).chunks;
@@ -177,8 +174,7 @@ static enum sptx_code add_forward_part(sptx_gpu_planner *planner, const sptx_gpu
   launch->maps[2] = sptx_hopper_key_map(planner, piece, part, SPTX_GPU_V, key_rows, repeats);
   launch->maps[3] = sptx_hopper_query_map(planner, piece, part, SPTX_GPU_O, query_rows, repeats);
   launch->map_count = 4;
-  sptx_hopper_finish_launch(launch, &params, spec.consumers, spec.ctas,
-                            sptx_hopper_forward_layout_of(&spec).total);
+  sptx_hopper_finish_launch(launch, &params, spec.consumers, sptx_hopper_forward_layout_of(&spec).total);
   return SPTX_CODE_OK;
 }
 

@@ -100,9 +100,8 @@ static enum sptx_code add_tables(backward_plan *b, const sptx_hopper_runs *runs,
 /* What CTAs carry of dQ; launches of a plan run one after the other and share nothing of it. */
 static enum sptx_code add_carry(backward_plan *b, const sptx_hopper_runs *runs, sptx_hopper_params *params,
                                 sptx_error *error) {
-  int64_t ctas = params->items < SPTX_HOPPER_MULTIPROCESSORS ? params->items : SPTX_HOPPER_MULTIPROCESSORS;
   int64_t row = 256 * ceil_div(b->planner->problem->head_dim, 64);
-  int64_t bytes = ctas * runs->carry_blocks * SPTX_HOPPER_BACKWARD_BLOCK * row;
+  int64_t bytes = params->ctas * runs->carry_blocks * SPTX_HOPPER_BACKWARD_BLOCK * row;
   size_t place = 0;
   SPTX_TRY(sptx_gpu_add_workspace(b->planner, (size_t)bytes, &place, error));
   params->carry_offset = (int64_t)place;
@@ -110,18 +109,37 @@ static enum sptx_code add_carry(backward_plan *b, const sptx_hopper_runs *runs, 
   return SPTX_CODE_OK;
 }
 
+/* A key tile costs its query blocks, and about two more; runs are about equal. */
+static enum sptx_code fill_items(const backward_plan *b, const sptx_hopper_part *part,
+                                 const sptx_hopper_runs *runs, sptx_hopper_tiling *tiling,
+                                 sptx_hopper_params *params, sptx_error *error) {
+  int64_t *costs = runs->first ? NULL : malloc((size_t)runs->range_count * sizeof *costs);
+  if (!runs->first && !costs)
+    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for a GPU plan");
+  for (int64_t i = 0; costs && i < runs->range_count; i++)
+    costs[i] = runs->ranges[i].last - runs->ranges[i].first + 2;
+  tiling->costs = costs;
+  enum sptx_code code = sptx_hopper_fill_items(b->planner->problem, part, tiling, params, error);
+  free(costs);
+  return code;
+}
+
 /* Items of the launch, and their tables. */
 static enum sptx_code add_items(backward_plan *b, const sptx_piece *piece, const sptx_hopper_part *part,
                                 sptx_hopper_params *params, sptx_error *error) {
-  int64_t pack = sptx_hopper_pack(piece, part);
-  int64_t lane_bytes = 8 * part->query_count * b->planner->problem->head_dim; /* Q, dO, sums of dQ */
-  if (pack)
-    return sptx_hopper_fill_items(b->planner->problem, part, 1, pack, SPTX_HOPPER_BACKWARD_CONSUMERS,
-                                  lane_bytes, params, error);
+  const sptx_problem *problem = b->planner->problem;
+  sptx_hopper_tiling tiling = {.tiles = 1,
+                               .consumers = SPTX_HOPPER_BACKWARD_CONSUMERS,
+                               .pack = sptx_hopper_pack(piece, part),
+                               .ctas = 1,
+                               .lane_bytes =
+                                   8 * part->query_count * problem->head_dim}; /* Q, dO, sums of dQ */
+  if (tiling.pack)
+    return sptx_hopper_fill_items(problem, part, &tiling, params, error);
   sptx_hopper_runs runs;
   SPTX_TRY(find_runs(b, part, &runs, error));
-  enum sptx_code code = sptx_hopper_fill_items(b->planner->problem, part, runs.run_count, 0,
-                                               SPTX_HOPPER_BACKWARD_CONSUMERS, lane_bytes, params, error);
+  tiling.tiles = runs.run_count;
+  enum sptx_code code = fill_items(b, part, &runs, &tiling, params, error);
   if (code == SPTX_CODE_OK)
     code = add_tables(b, &runs, params, error);
   if (code == SPTX_CODE_OK && runs.first)
@@ -199,7 +217,7 @@ static enum sptx_code add_part(backward_plan *b, const sptx_piece *piece, const 
   sptx_gpu_launch *launch;
   SPTX_TRY(sptx_gpu_add_launch(planner, kernel, &params, sizeof params, &launch, error));
   add_maps(b, piece, part, &spec, launch);
-  sptx_hopper_finish_launch(launch, &params, SPTX_HOPPER_BACKWARD_CONSUMERS, 1, layout.total);
+  sptx_hopper_finish_launch(launch, &params, SPTX_HOPPER_BACKWARD_CONSUMERS, layout.total);
   launch->clear_offset = b->scratch;
   launch->clear_bytes = b->scratch_bytes;
   b->scratch_bytes = 0;

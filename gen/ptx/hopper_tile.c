@@ -62,8 +62,14 @@ sptx_item_loop sptx_item_loop_begin(sptx_gpu_emitter *e) {
   loop.rounds = sptx_loop_begin(e, sptx_i32(e, 0), items, ctas);
   sptx_value flip = sptx_get(e, loop.flip);
   sptx_value last = sptx_addi(e, sptx_sub(e, ctas, cta), -1);
-  loop.index = sptx_add(e, loop.rounds.index, sptx_select(e, flip, last, cta));
-  loop.valid = sptx_if_begin(e, sptx_icmp(e, LLVMIntSLT, loop.index, items));
+  sptx_value index = sptx_add(e, loop.rounds.index, sptx_select(e, flip, last, cta));
+  sptx_value group = SPTX_HOPPER_PARAM(e, lane_group), group_items = SPTX_HOPPER_PARAM(e, group_items);
+  sptx_value number = sptx_udiv(e, index, group_items);
+  loop.first = sptx_mul(e, number, group);
+  loop.width = sptx_min(e, group, sptx_sub(e, SPTX_HOPPER_PARAM(e, lanes), loop.first));
+  loop.place = sptx_sub(e, index, sptx_mul(e, number, group_items));
+  sptx_value places = sptx_mul(e, loop.width, SPTX_HOPPER_PARAM(e, query_tiles));
+  loop.valid = sptx_if_begin(e, sptx_icmp(e, LLVMIntSLT, loop.place, places));
   return loop;
 }
 
@@ -85,17 +91,11 @@ static sptx_value head_of(sptx_gpu_emitter *e, sptx_value index) {
   return sptx_get(e, head);
 }
 
-sptx_item sptx_item_decode(sptx_gpu_emitter *e, sptx_value index) {
+sptx_item sptx_item_decode(sptx_gpu_emitter *e, const sptx_item_loop *loop) {
   sptx_item item;
-  sptx_value tiles = SPTX_HOPPER_PARAM(e, query_tiles), group = SPTX_HOPPER_PARAM(e, lane_group);
-  sptx_value group_items = sptx_mul(e, tiles, group);
-  sptx_value group_index = sptx_udiv(e, index, group_items);
-  sptx_value rest = sptx_sub(e, index, sptx_mul(e, group_index, group_items));
-  sptx_value first = sptx_mul(e, group_index, group);
-  sptx_value width = sptx_min(e, group, sptx_sub(e, SPTX_HOPPER_PARAM(e, lanes), first));
-  sptx_value row = sptx_udiv(e, rest, width);
-  item.tile = sptx_sub(e, sptx_addi(e, tiles, -1), row);
-  sptx_value lane = sptx_add(e, first, sptx_sub(e, rest, sptx_mul(e, row, width)));
+  sptx_value row = sptx_udiv(e, loop->place, loop->width);
+  item.tile = sptx_sub(e, sptx_addi(e, SPTX_HOPPER_PARAM(e, query_tiles), -1), row);
+  sptx_value lane = sptx_add(e, loop->first, sptx_sub(e, loop->place, sptx_mul(e, row, loop->width)));
   sptx_value shared = SPTX_HOPPER_PARAM(e, shared_groups), heads = SPTX_HOPPER_PARAM(e, head_count);
   sptx_value problem = sptx_udiv(e, lane, shared);
   item.shared_group = sptx_sub(e, lane, sptx_mul(e, problem, shared));

@@ -36,7 +36,8 @@ void sptx_ring_advance(sptx_gpu_emitter *e, const sptx_ring *ring);
 typedef struct sptx_item_loop {
   sptx_loop rounds;
   sptx_if valid;
-  sptx_value flip, index;
+  sptx_value flip;
+  sptx_value first, width, place; /* lanes of the item's group, and its place there */
 } sptx_item_loop;
 sptx_item_loop sptx_item_loop_begin(sptx_gpu_emitter *e);
 void sptx_item_loop_end(sptx_gpu_emitter *e, sptx_item_loop *loop);
@@ -45,7 +46,7 @@ void sptx_item_loop_end(sptx_gpu_emitter *e, sptx_item_loop *loop);
 typedef struct sptx_item {
   sptx_value tile, shared_group, head, kv_head, batch;
 } sptx_item;
-sptx_item sptx_item_decode(sptx_gpu_emitter *e, sptx_value index);
+sptx_item sptx_item_decode(sptx_gpu_emitter *e, const sptx_item_loop *loop);
 
 /* The first key of inner query x (upper: the end of its keys), cut to the keys that exist. */
 sptx_value sptx_hopper_bound_at(sptx_gpu_emitter *e, enum sptx_hopper_bound kind, bool upper, sptx_value x);
