@@ -53,7 +53,10 @@ void sptx_x86_key_rows(sptx_x86_emitter *e, const sptx_x86_side *keys, const spt
  * zero_row. */
 void sptx_x86_key_rows_begin(sptx_x86_emitter *e);
 
-/* forward.c */
+/* softmax.c */
+/* void softmax(args, params, first query, scratch, the panel's first vector, first key, begin, end,
+ * common_begin, common_end, bits): of a panel of a tile of keys. */
+LLVMValueRef sptx_x86_emit_softmax(sptx_x86_emitter *e);
 LLVMValueRef sptx_x86_lane_vector(sptx_x86_emitter *e, int64_t array, LLVMValueRef vector); /* its address */
 LLVMValueRef sptx_x86_query_factor(sptx_x86_emitter *e);
 /* Soft cap and ALiBi; *tangent (NULL allowed) is the cap's tanh. */
@@ -61,7 +64,8 @@ LLVMValueRef sptx_x86_adjust(sptx_x86_emitter *e, LLVMValueRef score, const sptx
                              LLVMValueRef vector, LLVMValueRef *tangent);
 void sptx_x86_key_of(sptx_x86_emitter *e, const sptx_x86_key_walk *walk, LLVMValueRef query_first,
                      LLVMValueRef index, bool masked, sptx_x86_mask *mask);
-int sptx_x86_main_rows(const sptx_x86_emitter *e);
+
+int sptx_x86_main_rows(const sptx_x86_emitter *e); /* forward.c */
 
 /* careful.c: products that leave masked pairs out, for tiles whose inputs are not all finite. */
 /* i1 finite(rows, count): are all elements of the rows finite? */
