@@ -288,22 +288,20 @@ def describe(failure):
     return (str(failure).strip().splitlines() or [type(failure).__name__])[0][:200]
 
 
-def print_rows(case, rows):
-    print(f"{case['name']}: B{case['batch']} H{case['heads']} N{case['n']} D{case['head_dim']} bf16")
-    base = next((row for row in rows if row["peer"] == "sptx"), {})
-    for row in rows:
-        cells = []
-        for key in ("forward_ms", "backward_ms"):
-            value, ours = row.get(key), base.get(key)
-            ratio = f"{value / ours:6.2f}x" if value and ours else " " * 7
-            cells.append(f"{value:9.4f} ms {ratio}" if value else " " * 20)
-        note = "" if row["same_pairs"] else "other pairs"
-        if "difference" in row:
-            note = f"difference {row['difference']:.1e}"
-        print(f"  {row['peer']:20s} {cells[0]}  {cells[1]}  {note}", flush=True)
+def print_row(row, base):
+    cells = []
+    for key in ("forward_ms", "backward_ms"):
+        value, ours = row.get(key), base.get(key)
+        ratio = f"{value / ours:6.2f}x" if value and ours else " " * 7
+        cells.append(f"{value:9.4f} ms {ratio}" if value else " " * 20)
+    note = "" if row["same_pairs"] else "other pairs"
+    if "difference" in row:
+        note = f"difference {row['difference']:.1e}"
+    print(f"  {row['peer']:20s} {cells[0]}  {cells[1]}  {note}", flush=True)
 
 
 def run_case(case, sptx, timer, arguments):
+    print(f"{case['name']}: B{case['batch']} H{case['heads']} N{case['n']} D{case['head_dim']} bf16", flush=True)
     generator = torch.Generator(device="cuda").manual_seed(1)
     shape = (case["batch"], case["heads"], case["n"], case["head_dim"])
     tensors = [torch.randn(shape, generator=generator, device="cuda", dtype=torch.bfloat16) for _ in range(4)]
@@ -314,13 +312,13 @@ def run_case(case, sptx, timer, arguments):
         try:
             row, o = measure(name, same, make, tensors, timer, arguments.passes.split(","), reference)
         except Exception as failure:  # whatever a peer raises, the others go on
-            print(f"{case['name']}: {name}: {describe(failure)}", file=sys.stderr)
+            print(f"{case['name']}: {name}: {describe(failure)}", file=sys.stderr, flush=True)
             continue
         rows.append(row)
+        print_row(row, next((row for row in rows if row["peer"] == "sptx"), {}))
         if name.startswith("sptx") and reference is None:
             reference = o
         torch.cuda.empty_cache()
-    print_rows(case, rows)
     return {"case": case["name"], "rows": rows}
 
 
