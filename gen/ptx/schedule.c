@@ -3,6 +3,7 @@
  * schedule that it refuses, or that leads to the very launches of another, is left out. */
 #include "gen/ptx/schedule.h"
 
+#include "gen/ptx/hopper_forward.h"
 #include "gen/workload.h"
 #include "patterns/integer.h"
 
@@ -46,13 +47,13 @@ static double resident_ctas(const sptx_gpu_launch *launch) {
   return fmin(MOST, fmax(1, fmin(by_shared, by_registers)));
 }
 
-/* The share of the matrix units' rate that a step of this shape can reach: warps that take turns hide each
- * other's softmax and waits; short steps and shallow pipelines wait. */
+/* The share of the matrix units' rate that a step of the portable kernels can reach: warps that take turns
+ * hide each other's softmax and waits; short steps and shallow pipelines wait. */
 static double efficiency(const sptx_gpu_launch *launch, const sptx_ptx_schedule *schedule, int key_tile) {
   double warps = launch->block / 32.0 * resident_ctas(launch);
-  double ready = warps / (warps + (is_hopper(launch) ? 4 : 6)), step = key_tile / (key_tile + 24.0);
+  double ready = warps / (warps + 6), step = key_tile / (key_tile + 24.0);
   double pipeline = schedule->stages == 1 ? 0.75 : 1;
-  return (is_hopper(launch) ? 1.0 : 0.45) * ready * step * pipeline;
+  return 0.45 * ready * step * pipeline;
 }
 
 /* The last round of CTAs leaves multiprocessors idle. */
@@ -65,13 +66,33 @@ static int or_default(int value, int standard) {
   return value ? value : standard;
 }
 
+/* Seconds that the Hopper forward's CTAs take for their items if nothing but their own steps holds them. A
+ * step of one consumer takes its products and exponentials in turn; consumers on a multiprocessor hide a
+ * third of each other's. Stages hide the latency of loads, but for the first of an item's. The four constants
+ * are those of an H200, from times of 127 schedules of one piece. */
+static double hopper_seconds(const sptx_problem *problem, const sptx_piece *piece, const sptx_workload *work,
+                             double calls, const sptx_hopper_forward_spec *spec,
+                             const sptx_gpu_launch *launch, const sptx_rates *rates) {
+  const double item = 1.2e-6, step = 0.1e-6, latency = 1e-6, shared = 0.7;
+  double products = 4 * 64.0 * (double)problem->head_dim / rates->flops, exponentials = 64 / rates->exp;
+  double others = spec->consumers * ceil(launch->grid[0] / (double)rates->threads) - 1;
+  double key = 1.15 * (products + exponentials) * (double)rates->threads * (1 + shared * others);
+  double seconds = step + key * spec->key_tile;
+  double wait = fmax(0, (latency + seconds) / spec->stages - seconds);
+  sptx_workload own; /* of a consumer, which lets tiles pass that only others need */
+  sptx_workload_of(problem, piece, 64, spec->key_tile, &own);
+  double items = work->tiles * calls, steps = own.tiles > 0 ? own.steps / own.tiles : 0;
+  return fmax(1, items / launch->grid[0]) * (item + steps * seconds + fmax(0, steps - spec->stages) * wait);
+}
+
 /* Expected seconds of one piece: work by tiles at the launch's efficiency, against exponentials and bytes. */
 static double piece_seconds(const sptx_gpu_subject *subject, const sptx_piece *piece, double heads,
                             const sptx_ptx_schedule *schedule, const sptx_gpu_launch *launch,
-                            const sptx_rates *rates) {
+                            const sptx_hopper_forward_spec *hopper, const sptx_rates *rates) {
   const sptx_problem *problem = subject->problem;
   bool backward = subject->pass == SPTX_PASS_BACKWARD, exact = problem->element == SPTX_ELEMENT_F32;
-  int key_tile = or_default(schedule->key_tile, 64), query_tile = or_default(schedule->query_tile, 128);
+  int key_tile = hopper ? hopper->key_tile : or_default(schedule->key_tile, 64);
+  int query_tile = hopper ? 64 * hopper->consumers : or_default(schedule->query_tile, 128);
   if (piece->kind == SPTX_PIECE_TILES)
     key_tile = query_tile = SPTX_GENERIC_TILE;
   sptx_workload work;
@@ -83,8 +104,10 @@ static double piece_seconds(const sptx_gpu_subject *subject, const sptx_piece *p
   double rows = (double)(problem->n_q + problem->n_k) * 2 * calls;
   double bytes = rows * dim * (exact ? 4 : 2) * (backward ? 2 : 1);
   double cached = work.keys * 2 * dim * (exact ? 4 : 2) * calls; /* keys and values, mostly from the L2 */
-  return fmax(compute * fmin(2, imbalance(launch, work.tiles * calls, rates)),
-              bytes / rates->copy + cached / (2.5 * rates->copy));
+  double memory = bytes / rates->copy + cached / (2.5 * rates->copy);
+  double own = hopper ? hopper_seconds(problem, piece, &work, calls, hopper, launch, rates)
+                      : compute * fmin(2, imbalance(launch, work.tiles * calls, rates));
+  return pow(pow(own, 4) + pow(memory, 4), 0.25); /* neither hides all of the other */
 }
 
 static double plan_seconds(const sptx_gpu_subject *subject, const sptx_gpu_plan *plan,
@@ -95,12 +118,16 @@ static double plan_seconds(const sptx_gpu_subject *subject, const sptx_gpu_plan 
     if (!longest || is_hopper(&plan->launches[k]) > is_hopper(longest) ||
         plan->launches[k].shared_bytes > longest->shared_bytes)
       longest = &plan->launches[k];
+  const sptx_gpu_kernel *kernel = longest ? &plan->kernels[longest->kernel] : NULL;
+  const sptx_hopper_forward_spec *hopper =
+      kernel && kernel->emit == sptx_hopper_forward_emit ? kernel->spec : NULL;
   for (int c = 0; c < subject->class_count && longest; c++) {
     double heads = 0;
     for (int64_t h = 0; h < subject->problem->heads; h++)
       heads += subject->class_of_head[h] == c;
     for (int k = 0; k < subject->lists[c].count; k++)
-      seconds += piece_seconds(subject, &subject->lists[c].pieces[k], heads, schedule, longest, rates);
+      seconds +=
+          piece_seconds(subject, &subject->lists[c].pieces[k], heads, schedule, longest, hopper, rates);
   }
   return seconds;
 }
