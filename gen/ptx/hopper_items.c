@@ -32,7 +32,8 @@ static int64_t add_groups(const sharing *s, int64_t count, int64_t width, int64_
   return round + count * rounds;
 }
 
-/* The longest CTA's time by what it would be at best. */
+/* The longest CTA's time by what it would be at best. A round costs about a hundredth of a tile even where it
+ * finds nothing. */
 static double waste(const sharing *s, int64_t group) {
   int64_t rounds = ceil_div(group * s->tiling->tiles, s->ctas), rest = s->lanes % group;
   memset(s->total, 0, (size_t)s->ctas * sizeof *s->total);
