@@ -59,37 +59,42 @@ static void store_rows(sptx_backward *b, const sptx_value *x, int columns, sptx_
   sptx_if_end(e, &one);
 }
 
-/* The same, added to float32 scratch, 64 columns at a time, in boxes of 32 columns (128 bytes, swizzled). */
+void sptx_backward_stage_boxes(sptx_backward *b, sptx_value region, int box_bytes, const sptx_value *x,
+                               int columns) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_thread_place now = sptx_backward_place(b);
+  sptx_value in_box = sptx_shri(e, now.lane, 2), row = sptx_add(e, region, sptx_muli(e, in_box, 128));
+  /* In odd rows, columns 16 apart swap turns: four rows of one store then fill all banks. */
+  sptx_value odd = sptx_andi(e, in_box, 1), is_odd = sptx_icmp(e, LLVMIntNE, odd, sptx_i32(e, 0));
+  sptx_value turned = LLVMBuildXor(e->builder, in_box, sptx_muli(e, odd, 4), "");
+  sptx_value half_unit = sptx_muli(e, sptx_andi(e, now.quad, 1), 8), unit = sptx_shri(e, now.quad, 1);
+  for (int column = 0; column < columns; column += 8)
+    for (int half = 0; half < 2; half++) {
+      bool swaps = column / 32 * 32 + 32 <= columns;
+      sptx_value in_row = sptx_addi(e, unit, column % 32 / 4);
+      in_row = sptx_muli(e, LLVMBuildXor(e->builder, in_row, swaps ? turned : in_box, ""), 16);
+      sptx_value to = sptx_add(e, sptx_add(e, row, half_unit), in_row);
+      to = sptx_addi(e, to, column / 32 * box_bytes + half * 1024);
+      sptx_value pair = LLVMGetUndef(LLVMVectorType(e->f32, 2));
+      for (int i = 0; i < 2; i++) {
+        int own = column / 2 + 2 * half + i;
+        sptx_value value = swaps ? sptx_select(e, is_odd, x[own ^ 8], x[own]) : x[own];
+        pair = LLVMBuildInsertElement(e->builder, pair, value, sptx_i32(e, i), "");
+      }
+      sptx_shared_store(e, pair, to, 8);
+    }
+}
+
+/* The same, added to float32 scratch, 64 columns at a time. */
 static void add_rows(sptx_backward *b, const sptx_value *x, int columns, sptx_value map,
                      const sptx_value place[5]) {
   sptx_gpu_emitter *e = b->e;
   sptx_value region = out_region(b);
-  sptx_thread_place now = sptx_backward_place(b);
-  sptx_value row = sptx_add(e, region, sptx_muli(e, now.row, 128));
-  /* In odd rows, columns 16 apart swap turns: four rows of one store then fill all banks. */
-  sptx_value odd = sptx_andi(e, sptx_shri(e, now.lane, 2), 1),
-             is_odd = sptx_icmp(e, LLVMIntNE, odd, sptx_i32(e, 0));
-  sptx_value swizzle = sptx_andi(e, sptx_shri(e, now.lane, 2), 7);
-  sptx_value turned = LLVMBuildXor(e->builder, swizzle, sptx_muli(e, odd, 4), "");
-  sptx_value half_unit = sptx_muli(e, sptx_andi(e, now.quad, 1), 8), unit = sptx_shri(e, now.quad, 1);
+  sptx_value own = sptx_add(e, region, sptx_muli(e, b->at.warp, 2048)); /* 16 rows of the first box */
   for (int first = 0; first < columns; first += 64) {
     int end = first + 64 < columns ? first + 64 : columns;
     open_staging(b);
-    for (int column = first; column < end; column += 8)
-      for (int half = 0; half < 2; half++) {
-        bool swaps = column / 32 * 32 + 32 <= columns;
-        sptx_value in_row = sptx_addi(e, unit, column % 32 / 4);
-        in_row = sptx_muli(e, LLVMBuildXor(e->builder, in_row, swaps ? turned : swizzle, ""), 16);
-        sptx_value to = sptx_add(e, sptx_add(e, row, half_unit), in_row);
-        to = sptx_addi(e, to, (column - first) / 32 * 8192 + half * 1024);
-        sptx_value pair = LLVMGetUndef(LLVMVectorType(e->f32, 2));
-        for (int i = 0; i < 2; i++) {
-          int own = column / 2 + 2 * half + i;
-          sptx_value value = swaps ? sptx_select(e, is_odd, x[own ^ 8], x[own]) : x[own];
-          pair = LLVMBuildInsertElement(e->builder, pair, value, sptx_i32(e, i), "");
-        }
-        sptx_shared_store(e, pair, to, 8);
-      }
+    sptx_backward_stage_boxes(b, own, 8192, x + first / 2, end - first);
     close_staging(b);
     sptx_if one = leader_only(b);
     for (int column = first; column < end; column += 32) {

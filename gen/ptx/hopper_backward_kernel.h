@@ -66,6 +66,10 @@ bool sptx_backward_is_large(const sptx_hopper_backward_spec *spec);
 /* Whether blocks of dQ are added to float32 sums warp by warp: they are staged before a fence of the async
  * proxy and a warp_sync, and added after. */
 bool sptx_backward_adds_by_warps(const sptx_hopper_backward_spec *spec);
+/* A warp's 16 rows as float32 in boxes of 32 columns (128 bytes, swizzled), box_bytes from one to the next.
+ */
+void sptx_backward_stage_boxes(sptx_backward *b, sptx_value region, int box_bytes, const sptx_value *x,
+                               int columns);
 void sptx_backward_stage_d_q(sptx_backward *b, const sptx_value *sum);
 void sptx_backward_add_d_q(sptx_backward *b);
 /* Registers of a consumer to the gradients' sinks, through its staging region. dQ and dK are scaled first. */
