@@ -5,24 +5,12 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
-#define COUNT(array) (sizeof(array) / sizeof(array)[0])
-
-static const char *const patterns[] = {
-    "causal: true\nattend: all\n",
-    "causal: true\nattend: {window: {left: 20}}\n",
-    "causal: true\nattend: {any: [{window: {left: 9}}, {stride: {every: 8}}]}\n",
-    "causal: true\nattend: {any: [{block: {size: 16}}, {columns: {every: 16, last: 3}}]}\n",
-    "causal: true\nattend: {any: [{window: {left: 8, right: 3}}, {global: {first: 2, as: both}}, {random: "
-    "{block: 16, "
-    "per_row: 1, seed: 3}}]}\n",
-    "attend: {where: \"i % 3 == 0 && (i * 7 + j * 3) % 5 == 0\"}\n",
-    "heads: [{attend: {window: {left: 12}}}, {attend: {stride: {every: 5}}}]\ncausal: true\n",
-};
+enum { SPLIT = 7 }; /* the first of the patterns, whose keys are split into ranges */
 
 /* Long enough for several ranges of keys. */
 Test(x86_backward, ranges_of_keys) {
   for (size_t p = 0; p < 5; p++)
-    x86_case_check(&(x86_case){.pattern = patterns[p],
+    x86_case_check(&(x86_case){.pattern = x86_patterns[p],
                                .isa = sptx_x86_host_isa(),
                                .pass = SPTX_PASS_BACKWARD,
                                .batch = 1,
@@ -34,8 +22,8 @@ Test(x86_backward, ranges_of_keys) {
 }
 
 Test(x86_backward, log_sum_exp_below_88) {
-  for (size_t p = 0; p < COUNT(patterns); p++)
-    x86_case_check(&(x86_case){.pattern = patterns[p],
+  for (size_t p = 0; p < X86_PATTERNS; p++)
+    x86_case_check(&(x86_case){.pattern = x86_patterns[p],
                                .isa = SPTX_ISA_AVX2,
                                .pass = SPTX_PASS_BACKWARD,
                                .batch = 1,
@@ -49,7 +37,7 @@ Test(x86_backward, log_sum_exp_below_88) {
 }
 
 Test(x86_backward, thirty_runs_are_bit_equal) {
-  x86_case c = {.pattern = patterns[2],
+  x86_case c = {.pattern = x86_patterns[X86_TWO_PIECES],
                 .isa = sptx_x86_host_isa(),
                 .pass = SPTX_PASS_BACKWARD,
                 .batch = 1,
@@ -76,9 +64,9 @@ Test(x86_backward, thirty_runs_are_bit_equal) {
 
 /* Ranges of keys that are no multiple of a register block: its padding must not reach into the next range. */
 Test(x86_backward, items_write_rows_of_their_own) {
-  for (size_t p = 0; p < COUNT(patterns); p++)
+  for (size_t p = 0; p < SPLIT; p++)
     for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AVX512; isa++) {
-      int64_t shared = x86_case_shared_rows(&(x86_case){.pattern = patterns[p],
+      int64_t shared = x86_case_shared_rows(&(x86_case){.pattern = x86_patterns[p],
                                                         .isa = (enum sptx_isa)isa,
                                                         .batch = 1,
                                                         .heads = 2,
@@ -87,7 +75,7 @@ Test(x86_backward, items_write_rows_of_their_own) {
                                                         .n_k = 777,
                                                         .head_dim = 16,
                                                         .seed = p});
-      cr_expect(shared == 0, "%s, %s: %ld rows", patterns[p], sptx_isa_name((enum sptx_isa)isa),
+      cr_expect(shared == 0, "%s, %s: %ld rows", x86_patterns[p], sptx_isa_name((enum sptx_isa)isa),
                 (long)shared);
     }
 }

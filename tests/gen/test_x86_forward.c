@@ -6,27 +6,10 @@
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
-static const char *const patterns[] = {
-    "causal: true\nattend: all\n",
-    "attend: all\n",
-    "causal: true\nattend: {window: {left: 20}}\n",
-    "causal: true\nattend: {stride: {every: 7}}\n",
-    "causal: true\nattend: {stride: {every: 61}}\n",
-    "causal: true\nattend: {columns: {every: 16, last: 5}}\n",
-    "causal: true\nattend: {any: [{window: {left: 9}}, {stride: {every: 8}}]}\n",
-    "causal: true\nattend: {any: [{block: {size: 16}}, {columns: {every: 16, last: 3}}]}\n",
-    "causal: true\nattend: {any: [{window: {left: 8, right: 3}}, {global: {first: 2, as: both}}, {random: "
-    "{block: 16, "
-    "per_row: 1, seed: 3}}]}\n",
-    "causal: true\nattend: {dilated: {window: 6, dilation: 3}}\n",
-    "attend: {where: \"(i * 7 + j * 3) % 5 == 0\"}\n",
-    "heads: [{attend: {window: {left: 12}}}, {attend: {stride: {every: 5}}}]\ncausal: true\n",
-};
-
 Test(x86_forward, bfloat16_decode) {
-  for (size_t p = 0; p < COUNT(patterns); p++)
+  for (size_t p = 0; p < X86_PATTERNS; p++)
     for (int64_t position = 7; position < 100; position += 41)
-      x86_case_check(&(x86_case){.pattern = patterns[p],
+      x86_case_check(&(x86_case){.pattern = x86_patterns[p],
                                  .isa = SPTX_ISA_AVX512_BF16,
                                  .element = SPTX_ELEMENT_BF16,
                                  .pass = SPTX_PASS_DECODE,
@@ -44,7 +27,7 @@ Test(x86_forward, bfloat16_decode) {
 Test(x86_forward, extreme_scores) {
   static const double scales[] = {-3, 3, 40};
   for (size_t k = 0; k < COUNT(scales); k++)
-    x86_case_check(&(x86_case){.pattern = patterns[2],
+    x86_case_check(&(x86_case){.pattern = x86_patterns[X86_WINDOW],
                                .isa = sptx_x86_host_isa(),
                                .batch = 1,
                                .heads = 1,
@@ -61,7 +44,7 @@ Test(x86_forward, extreme_scores) {
 Test(x86_forward, log_sum_exp_below_88) {
   x86_result result;
   sptx_error error = {0};
-  x86_case c = {.pattern = patterns[6],
+  x86_case c = {.pattern = x86_patterns[X86_TWO_PIECES],
                 .isa = SPTX_ISA_AVX2,
                 .batch = 1,
                 .heads = 2,
@@ -79,9 +62,9 @@ Test(x86_forward, log_sum_exp_below_88) {
 }
 
 Test(x86_forward, decode) {
-  for (size_t p = 0; p < COUNT(patterns); p++)
+  for (size_t p = 0; p < X86_PATTERNS; p++)
     for (int64_t position = 0; position < 100; position += 33)
-      x86_case_check(&(x86_case){.pattern = patterns[p],
+      x86_case_check(&(x86_case){.pattern = x86_patterns[p],
                                  .isa = position % 2 ? sptx_x86_host_isa() : SPTX_ISA_AVX2,
                                  .element = (enum sptx_element)(p % 3),
                                  .pass = SPTX_PASS_DECODE,

@@ -6,23 +6,6 @@
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
-static const char *const patterns[] = {
-    "causal: true\nattend: all\n",
-    "causal: true\nattend: {window: {left: 20}}\n",
-    "causal: true\nattend: {any: [{window: {left: 9}}, {stride: {every: 8}}]}\n",
-    "causal: true\nattend: {any: [{block: {size: 16}}, {columns: {every: 16, last: 3}}]}\n",
-    "causal: true\nattend: {any: [{window: {left: 8, right: 3}}, {global: {first: 2, as: both}}, {random: "
-    "{block: 16, "
-    "per_row: 1, seed: 3}}]}\n",
-    "attend: {where: \"i % 3 == 0 && (i * 7 + j * 3) % 5 == 0\"}\n",
-    "heads: [{attend: {window: {left: 12}}}, {attend: {stride: {every: 5}}}]\ncausal: true\n",
-    "attend: all\n",
-    "causal: true\nattend: {stride: {every: 61}}\n",
-    "causal: true\nattend: {columns: {every: 16, last: 5}}\n",
-    "causal: true\nattend: {dilated: {window: 6, dilation: 3}}\n",
-};
-enum { WINDOW = 1, TWO_PIECES = 2 }; /* places in patterns */
-
 static void check_forward(x86_case c) {
   c.pass = SPTX_PASS_FORWARD;
   x86_case_check(&c);
@@ -36,9 +19,9 @@ static void check(x86_case c) {
 
 Test(x86_passes, patterns_and_sizes) {
   static const int64_t sizes[] = {1, 2, 17, 64, 97, 131};
-  for (size_t p = 0; p < COUNT(patterns); p++)
+  for (size_t p = 0; p < X86_PATTERNS; p++)
     for (size_t n = 0; n < COUNT(sizes); n++)
-      check((x86_case){.pattern = patterns[p],
+      check((x86_case){.pattern = x86_patterns[p],
                        .isa = sptx_x86_host_isa(),
                        .batch = 1,
                        .heads = 2,
@@ -52,7 +35,7 @@ Test(x86_passes, instruction_sets_types_and_layouts) {
   for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AMX; isa++)
     for (int element = SPTX_ELEMENT_F32; element <= SPTX_ELEMENT_BF16; element++)
       for (int layout = X86_CONTIGUOUS; layout <= X86_GAPS; layout++)
-        check((x86_case){.pattern = patterns[(size_t)(1 + element)],
+        check((x86_case){.pattern = x86_patterns[X86_WINDOW + element],
                          .isa = (enum sptx_isa)isa,
                          .element = (enum sptx_element)element,
                          .layout = (enum x86_layout)layout,
@@ -69,7 +52,7 @@ Test(x86_passes, instruction_sets_types_and_layouts) {
 Test(x86_passes, head_dims) {
   for (int dim = 16; dim <= 256; dim += 8)
     for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AVX512; isa++)
-      (dim % 24 == 16 ? check : check_forward)((x86_case){.pattern = patterns[WINDOW],
+      (dim % 24 == 16 ? check : check_forward)((x86_case){.pattern = x86_patterns[X86_WINDOW],
                                                           .isa = (enum sptx_isa)isa,
                                                           .batch = 1,
                                                           .heads = 1,
@@ -84,9 +67,9 @@ Test(x86_passes, head_dims) {
 Test(x86_passes, bfloat16_patterns_and_sizes) {
   static const int64_t sizes[] = {1, 17, 75, 131};
   for (int isa = SPTX_ISA_AVX512_BF16; isa <= SPTX_ISA_AMX; isa++)
-    for (size_t p = 0; p < COUNT(patterns); p++)
+    for (size_t p = 0; p < X86_PATTERNS; p++)
       for (size_t n = 0; n < COUNT(sizes); n++)
-        check((x86_case){.pattern = patterns[p],
+        check((x86_case){.pattern = x86_patterns[p],
                          .isa = (enum sptx_isa)isa,
                          .element = SPTX_ELEMENT_BF16,
                          .layout = (enum x86_layout)(n % 3),
@@ -109,7 +92,7 @@ Test(x86_passes, bfloat16_blocks) {
   for (int isa = SPTX_ISA_AVX512_BF16; isa <= SPTX_ISA_AMX; isa++)
     for (int dim = 16; dim <= 256; dim += 24)
       check((x86_case){
-          .pattern = patterns[WINDOW],
+          .pattern = x86_patterns[X86_WINDOW],
           .isa = (enum sptx_isa)isa,
           .element = SPTX_ELEMENT_BF16,
           .batch = 1,
@@ -125,7 +108,7 @@ Test(x86_passes, schedules) {
   static const int query_tiles[] = {16, 32, 48, 64, 128}, key_tiles[] = {8, 64, 96};
   for (size_t q = 0; q < COUNT(query_tiles); q++)
     for (size_t k = 0; k < COUNT(key_tiles); k++)
-      check((x86_case){.pattern = patterns[0],
+      check((x86_case){.pattern = x86_patterns[0],
                        .isa = sptx_x86_host_isa(),
                        .batch = 1,
                        .heads = 1,
@@ -139,7 +122,7 @@ Test(x86_passes, schedules) {
 Test(x86_passes, score_changes) {
   for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AVX512; isa++)
     for (int change = 0; change < 4; change++)
-      check((x86_case){.pattern = patterns[TWO_PIECES],
+      check((x86_case){.pattern = x86_patterns[X86_TWO_PIECES],
                        .isa = (enum sptx_isa)isa,
                        .batch = 1,
                        .heads = 3,
@@ -156,8 +139,8 @@ Test(x86_passes, score_changes) {
 
 /* Offsets of 2^32 bytes and more, from the position's stride. */
 Test(x86_passes, offsets_beyond_32_bits) {
-  for (size_t p = 0; p < COUNT(patterns); p++)
-    check((x86_case){.pattern = patterns[p],
+  for (size_t p = 0; p < X86_PATTERNS; p++)
+    check((x86_case){.pattern = x86_patterns[p],
                      .isa = SPTX_ISA_AVX2,
                      .layout = X86_FAR,
                      .element = (enum sptx_element)(p % 3),
@@ -186,9 +169,9 @@ Test(x86_passes, rows_without_keys) {
 
 /* A NaN reaches the rows that attend to it and no others: masked pairs of its tiles stay clean. */
 Test(x86_passes, nan_stays_in_its_rows) {
-  for (size_t p = 0; p < COUNT(patterns); p++)
+  for (size_t p = 0; p < X86_PATTERNS; p++)
     for (int isa = SPTX_ISA_AVX2; isa <= SPTX_ISA_AVX512; isa++)
-      check((x86_case){.pattern = patterns[p],
+      check((x86_case){.pattern = x86_patterns[p],
                        .isa = (enum sptx_isa)isa,
                        .batch = 1,
                        .element = (enum sptx_element)(p % 3),
@@ -226,7 +209,7 @@ static void catch_mutants(enum sptx_pass pass, int end) {
     for (int mutant = SPTX_X86_MUTANT_MASK; mutant < SPTX_X86_MUTANT_MASK + end; mutant++) {
       x86_result result;
       sptx_error error = {0};
-      x86_case c = {.pattern = patterns[TWO_PIECES],
+      x86_case c = {.pattern = x86_patterns[X86_TWO_PIECES],
                     .isa = isas[k],
                     .pass = pass,
                     .element = isas[k] == SPTX_ISA_AVX2 ? SPTX_ELEMENT_F32 : SPTX_ELEMENT_BF16,

@@ -12,6 +12,22 @@
 #include <sys/mman.h>
 #include <xxhash.h>
 
+const char *const x86_patterns[X86_PATTERNS] = {
+    "causal: true\nattend: all\n",
+    "causal: true\nattend: {window: {left: 20}}\n",
+    "causal: true\nattend: {any: [{window: {left: 9}}, {stride: {every: 8}}]}\n",
+    "causal: true\nattend: {any: [{block: {size: 16}}, {columns: {every: 16, last: 3}}]}\n",
+    "causal: true\nattend: {any: [{window: {left: 8, right: 3}}, {global: {first: 2, as: both}}, {random: "
+    "{block: 16, "
+    "per_row: 1, seed: 3}}]}\n",
+    "attend: {where: \"i % 3 == 0 && (i * 7 + j * 3) % 5 == 0\"}\n",
+    "heads: [{attend: {window: {left: 12}}}, {attend: {stride: {every: 5}}}]\ncausal: true\n",
+    "attend: all\n",
+    "causal: true\nattend: {stride: {every: 61}}\n",
+    "causal: true\nattend: {columns: {every: 16, last: 5}}\n",
+    "causal: true\nattend: {dilated: {window: 6, dilation: 3}}\n",
+};
+
 enum { POISON = 0x7b };
 
 /* A tensor in its element type, with its strides, and the same values as doubles. */

@@ -10,6 +10,10 @@
  */
 enum x86_layout { X86_CONTIGUOUS, X86_POSITION_FIRST, X86_GAPS, X86_FAR };
 
+/* Of one and of several pieces, of one and of several classes of heads, with rows that have no key. */
+enum { X86_DENSE, X86_WINDOW, X86_TWO_PIECES, X86_PATTERNS = 11 };
+extern const char *const x86_patterns[X86_PATTERNS];
+
 typedef struct x86_case {
   const char *pattern; /* YAML without the first line */
   enum sptx_element element;
