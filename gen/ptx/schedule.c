@@ -47,13 +47,14 @@ static double resident_ctas(const sptx_gpu_launch *launch) {
   return fmin(MOST, fmax(1, fmin(by_shared, by_registers)));
 }
 
-/* The share of the matrix units' rate that a step of the portable kernels can reach: warps that take turns
- * hide each other's softmax and waits; short steps and shallow pipelines wait. */
+/* The share of the matrix units' rate that a step of the portable kernels, or of Hopper's backward, can
+ * reach: warps that take turns hide each other's softmax and waits; short steps and shallow pipelines wait.
+ */
 static double efficiency(const sptx_gpu_launch *launch, const sptx_ptx_schedule *schedule, int key_tile) {
   double warps = launch->block / 32.0 * resident_ctas(launch);
-  double ready = warps / (warps + 6), step = key_tile / (key_tile + 24.0);
+  double ready = warps / (warps + (is_hopper(launch) ? 4 : 6)), step = key_tile / (key_tile + 24.0);
   double pipeline = schedule->stages == 1 ? 0.75 : 1;
-  return 0.45 * ready * step * pipeline;
+  return (is_hopper(launch) ? 1.0 : 0.45) * ready * step * pipeline;
 }
 
 /* The last round of CTAs leaves multiprocessors idle. */
