@@ -6,7 +6,7 @@
 
 static enum sptx_code resolve(const char *library, sptx_nccl *nccl, sptx_error *error) {
 #define SPTX_NCCL_RESOLVE(result, name, parameters)                                                          \
-  *(void **)&nccl->name = dlsym(nccl->library, "nccl" #name);                                                \
+  *(void **)&nccl->name = dlsym(nccl->handle, "nccl" #name);                                                 \
   if (!nccl->name)                                                                                           \
     return sptx_fail(error, SPTX_CODE_NO_DEVICE, "%s has no nccl" #name ": install NCCL 2.4 or later",       \
                      library);
@@ -17,8 +17,8 @@ static enum sptx_code resolve(const char *library, sptx_nccl *nccl, sptx_error *
 
 enum sptx_code sptx_nccl_open(const char *name, sptx_nccl *nccl, sptx_error *error) {
   memset(nccl, 0, sizeof *nccl);
-  nccl->library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-  if (!nccl->library)
+  nccl->handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  if (!nccl->handle)
     return sptx_fail(
         error, SPTX_CODE_NO_DEVICE,
         "training on several GPUs needs NCCL, which cannot be opened (%s): install libnccl2 or add "
@@ -31,7 +31,7 @@ enum sptx_code sptx_nccl_open(const char *name, sptx_nccl *nccl, sptx_error *err
 }
 
 void sptx_nccl_close(sptx_nccl *nccl) {
-  if (nccl->library)
-    dlclose(nccl->library);
+  if (nccl->handle)
+    dlclose(nccl->handle);
   memset(nccl, 0, sizeof *nccl);
 }

@@ -32,7 +32,7 @@ typedef struct sptx_nccl {
 #define SPTX_NCCL_FIELD(result, name, parameters) result(*name) parameters;
   SPTX_NCCL_FUNCTIONS(SPTX_NCCL_FIELD)
 #undef SPTX_NCCL_FIELD
-  void *library; /* of dlopen; NULL in a table that a test made */
+  void *handle; /* of dlopen; NULL in a table that a test made */
 } sptx_nccl;
 
 /* Constants of nccl.h that we use; the test compares them too. */

@@ -327,5 +327,5 @@ Test(model_communicator, a_library_that_is_not_nccl_is_a_sentence) {
             "%s", error.message);
   cr_expect_eq(sptx_nccl_open("libm.so.6", &nccl, &error), SPTX_CODE_NO_DEVICE);
   cr_expect(strstr(error.message, "libm.so.6 has no ncclGetUniqueId: install"), "%s", error.message);
-  cr_expect(!nccl.library, "it stays open");
+  cr_expect(!nccl.handle, "it stays open");
 }
