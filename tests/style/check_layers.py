@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Fails when a source file breaks the layout's rules: a folder includes a header of a later folder, an example
 one that is not installed, patterns/ knows LLVM, a file opens without saying what it is for, or a line is left
-unfinished by mark.
+unfinished by mark. Also when a file that git tracks is no text, other than an array (.npy): what is built or fetched stays out.
 
 Argument: the source tree's root."""
 import pathlib
 import re
+import subprocess
 import sys
 
 LAYERS = ["patterns", "gen", "runtime", "tuner", "model"]
@@ -54,9 +55,24 @@ def sources(root):
                 yield path
 
 
+def binaries(root):
+    """Tracked files that are no text; none where the tree is no checkout, or git is missing."""
+    try:
+        done = subprocess.run(["git", "-C", root, "ls-files", "-z"], capture_output=True, check=False)
+    except FileNotFoundError:
+        return
+    for name in filter(None, done.stdout.decode().split("\0")):
+        path = root / name
+        if path.suffix != ".npy" and path.is_file() and b"\0" in path.read_bytes():
+            yield name
+
+
 def main(root):
     root = pathlib.Path(root)
     bad = 0
+    for name in binaries(root):
+        print(f"{name}: is no text, and stays out of the repository")
+        bad += 1
     for path in sources(root):
         for line, message in problems_of(root, path):
             print(f"{path.relative_to(root)}:{line}: {message}")

@@ -4,6 +4,8 @@ complaint. Argument: the folder of check_layers.py."""
 import contextlib
 import io
 import pathlib
+import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -27,13 +29,18 @@ CASES = [
     ("examples/a.py", "import sys\n", "opens without a comment"),
     ("gen/a.c", GOOD + "/* TO" "DO: later */\n", "unfinished"),
 ]
+if shutil.which("git"):
+    CASES.append(("a.whl", "PK\0", "a.whl: is no text"))
 
 
 def complaint(path, text):
     with tempfile.TemporaryDirectory() as root:
         file = pathlib.Path(root) / path
-        file.parent.mkdir(parents=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
+        if path.endswith(".whl"):  # only what git tracks counts
+            subprocess.run(["git", "init", "-q", root], check=True)
+            subprocess.run(["git", "-C", root, "add", path], check=True)
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
             status = check_layers.main(root)
