@@ -53,9 +53,9 @@ static int64_t longest_span(const sptx_x86_schedule *schedule, const sptx_proble
     sptx_view_inner_range(&piece->query, shared, problem->n_k - problem->n_q, problem->n_k, &begin, &end);
     last = max64(last, end);
   }
+  int64_t keys = longest_keys(problem, piece), tiles = 2 * schedule->query_tile;
   for (int64_t x = 0; x < last; x += schedule->query_tile)
-    longest = max64(longest, sptx_planner_band_keys(piece, x, min64(x + 2 * schedule->query_tile, last) - 1,
-                                                    longest_keys(problem, piece)));
+    longest = max64(longest, sptx_planner_band_keys(piece, x, min64(x + tiles, last) - 1, keys));
   return longest;
 }
 
@@ -67,24 +67,34 @@ int64_t sptx_planner_partials(const sptx_x86_schedule *schedule, const sptx_prob
   return min64(ranges, max64(0, span - 2) / keys_of_range(problem, piece, ranges) + 2);
 }
 
-/* The piece's schedule without zeros, and its ranges. */
-static int64_t schedule_piece(const sptx_planner *planner, const sptx_piece *piece, const int64_t *heads,
-                              int64_t head_count, sptx_x86_schedule *schedule) {
-  const sptx_problem *problem = &planner->data->problem;
-  *schedule = planner->schedule;
-  sptx_x86_schedule_fill(schedule, problem, SPTX_PASS_BACKWARD, piece);
+static int64_t ranges_of(const sptx_problem *problem, const sptx_x86_schedule *schedule,
+                         const sptx_piece *piece, const int64_t *heads, int64_t head_count) {
   return sptx_planner_ranges(schedule, problem, piece, kv_heads_of(problem, heads, head_count));
+}
+
+/* The piece's schedule without zeros; the search for the best tiles is worth keeping for plan_class. */
+static enum sptx_code fill_schedule(sptx_planner *planner, const sptx_piece *piece,
+                                    sptx_x86_schedule *schedule, sptx_error *error) {
+  size_t bytes = (size_t)(planner->filled_count + 1) * sizeof *planner->filled;
+  sptx_x86_schedule *grown = realloc(planner->filled, bytes);
+  if (!grown)
+    return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "out of memory for a plan's schedules");
+  planner->filled = grown;
+  *schedule = planner->schedule;
+  sptx_x86_schedule_fill(schedule, &planner->data->problem, SPTX_PASS_BACKWARD, piece);
+  planner->filled[planner->filled_count++] = *schedule;
+  return sptx_x86_schedule_check(schedule, piece, error);
 }
 
 static enum sptx_code count_class(sptx_planner *planner, const sptx_piece_list *list, const int64_t *heads,
                                   int64_t head_count, sptx_error *error) {
+  const sptx_problem *problem = &planner->data->problem;
   for (int k = 0; k < list->count; k++) {
     const sptx_piece *piece = &list->pieces[k];
     sptx_x86_schedule schedule;
-    int64_t ranges = schedule_piece(planner, piece, heads, head_count, &schedule);
-    SPTX_TRY(sptx_x86_schedule_check(&schedule, piece, error));
-    planner->partials =
-        max64(planner->partials, sptx_planner_partials(&schedule, &planner->data->problem, piece, ranges));
+    SPTX_TRY(fill_schedule(planner, piece, &schedule, error));
+    int64_t ranges = ranges_of(problem, &schedule, piece, heads, head_count);
+    planner->partials = max64(planner->partials, sptx_planner_partials(&schedule, problem, piece, ranges));
   }
   return SPTX_CODE_OK;
 }
@@ -131,9 +141,9 @@ static enum sptx_code plan_class(sptx_planner *planner, const sptx_piece_list *l
   const sptx_x86_params *gradients = &planner->gradients;
   for (int k = 0; k < list->count; k++) {
     const sptx_piece *piece = &list->pieces[k];
-    sptx_x86_schedule schedule;
+    const sptx_x86_schedule schedule = planner->filled[planner->next++];
     sptx_x86_params params;
-    int64_t ranges = schedule_piece(planner, piece, heads, head_count, &schedule);
+    int64_t ranges = ranges_of(problem, &schedule, piece, heads, head_count);
     sptx_planner_params(problem, piece, &params);
     for (int f = 0; f < 4; f++) {
       params.d_q[f] = gradients->d_q[f];
@@ -176,8 +186,8 @@ static enum sptx_code plan_rows(sptx_planner *planner, enum sptx_x86_family fami
   return code;
 }
 
-enum sptx_code sptx_planner_backward(sptx_planner *planner, const sptx_piece_list *lists,
-                                     const int *class_of_head, sptx_error *error) {
+static enum sptx_code plan_backward(sptx_planner *planner, const sptx_piece_list *lists,
+                                    const int *class_of_head, sptx_error *error) {
   planner->partials = 1;
   SPTX_TRY(sptx_planner_for_each_class(planner, lists, class_of_head, count_class, error));
   place_accumulators(planner);
@@ -185,4 +195,11 @@ enum sptx_code sptx_planner_backward(sptx_planner *planner, const sptx_piece_lis
   SPTX_TRY(sptx_planner_for_each_class(planner, lists, class_of_head, plan_class, error));
   bool all_direct = planner->gradients.d_q[0] < 0 && planner->gradients.d_k[0] < 0;
   return all_direct ? SPTX_CODE_OK : plan_rows(planner, SPTX_X86_FINISH, error);
+}
+
+enum sptx_code sptx_planner_backward(sptx_planner *planner, const sptx_piece_list *lists,
+                                     const int *class_of_head, sptx_error *error) {
+  enum sptx_code code = plan_backward(planner, lists, class_of_head, error);
+  free(planner->filled);
+  return code;
 }

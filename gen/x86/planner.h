@@ -11,6 +11,8 @@ typedef struct sptx_planner {
   /* backward */
   int64_t partials;          /* the most dQ of their own that ranges of keys of any piece need */
   sptx_x86_params gradients; /* where the accumulators lie */
+  sptx_x86_schedule *filled; /* of every class's pieces, in order, without zeros */
+  int64_t filled_count, next;
 } sptx_planner;
 
 typedef enum sptx_code sptx_plan_class(sptx_planner *planner, const sptx_piece_list *list,
