@@ -8,7 +8,7 @@
 
 enum sptx_code sptx_hopper_forward_add(sptx_gpu_planner *planner, const sptx_gpu_job *job, sptx_error *error);
 
-/* The whole backward of one class of heads: job gives the heads and delta_offset, where D already lies. */
+/* The whole backward of one class of heads, which job gives. */
 enum sptx_code sptx_hopper_backward_add(sptx_gpu_planner *planner, const sptx_piece_list *list,
                                         const sptx_gpu_job *job, sptx_error *error);
 

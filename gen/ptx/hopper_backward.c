@@ -9,6 +9,14 @@
  * the query rows, since views may put them 4 bytes at a stride, and warp 2 their bounds. */
 #include "gen/ptx/hopper_backward_kernel.h"
 
+bool sptx_backward_makes_delta(const sptx_hopper_backward_spec *spec) {
+  return spec->d_q != SPTX_HOPPER_ADD;
+}
+
+static int map_count(const sptx_backward *b) {
+  return sptx_backward_makes_delta(b->spec) ? MAP_COUNT : MAP_O;
+}
+
 bool sptx_backward_adds_by_warps(const sptx_hopper_backward_spec *spec) {
   return spec->d_q == SPTX_HOPPER_ADD && !spec->packed;
 }
@@ -30,7 +38,8 @@ sptx_hopper_backward_layout sptx_hopper_backward_layout_of(const sptx_hopper_bac
   l.v = l.k + spec->key_stages * l.key_bytes;
   l.q = l.v + spec->key_stages * l.key_bytes;
   l.d_o = l.q + spec->stages * l.query_bytes;
-  l.scores = l.d_o + spec->stages * l.query_bytes;
+  l.o = l.d_o + spec->stages * l.query_bytes;
+  l.scores = l.o + (sptx_backward_makes_delta(spec) ? spec->stages * l.query_bytes : 0);
   l.out = l.scores + l.score_stages * l.score_bytes;
   l.d_q = l.out + CONSUMERS * SPTX_BACKWARD_OUT_BYTES;
   l.d_q_bytes = sptx_backward_adds_by_warps(spec) ? 16 * 32 * l.chunks * 4 : 0;
@@ -84,7 +93,7 @@ static void initialise(sptx_backward *b) {
   /* Nobody says that a stage of dS is empty: whoever has shared block j + 1 has read block j. */
   sptx_ring_init(e, &b->scores, 4 * CONSUMERS, 4 * CONSUMERS);
   sptx_mbarrier_init_fence(e);
-  for (int i = 0; i < MAP_COUNT; i++)
+  for (int i = 0; i < map_count(b); i++)
     sptx_tensor_prefetch(e, e->maps[i]);
   sptx_if_end(e, &one);
   sptx_barrier(e);
@@ -168,7 +177,7 @@ enum sptx_code sptx_hopper_backward_emit(struct sptx_gpu_emitter *emitter, const
   (void)error;
   sptx_backward b = {.e = emitter, .spec = spec};
   b.layout = sptx_hopper_backward_layout_of(b.spec);
-  sptx_kernel_begin(emitter, symbol, sizeof(sptx_hopper_params), MAP_COUNT, 128 * (CONSUMERS + 1), 1, 0);
+  sptx_kernel_begin(emitter, symbol, sizeof(sptx_hopper_params), map_count(&b), 128 * (CONSUMERS + 1), 1, 0);
   sptx_backward_open_rings(&b, false);
   initialise(&b);
   sptx_value group = sptx_broadcast(emitter, sptx_shri(emitter, sptx_thread_index(emitter), 7));

@@ -36,8 +36,11 @@ typedef struct sptx_hopper_backward_layout {
   int score_bytes, score_stages; /* dS^T: rows of keys, chunks of 64 queries */
   int rows;                      /* query rows of a stage */
   int d_q_bytes;                 /* a warp's rows of a block's dQ, where warps add it up */
-  int k, v, q, d_o, scores, out, d_q, row_data, barriers, total;
+  int k, v, q, d_o, o, scores, out, d_q, row_data, barriers, total;
 } sptx_hopper_backward_layout;
+/* Where blocks of queries are visited once or twice, the kernel takes D from O itself; where many CTAs visit
+ * each, a launch before it does. */
+bool sptx_backward_makes_delta(const sptx_hopper_backward_spec *spec);
 sptx_hopper_backward_layout sptx_hopper_backward_layout_of(const sptx_hopper_backward_spec *spec);
 
 enum sptx_code sptx_hopper_backward_emit(struct sptx_gpu_emitter *emitter, const char *symbol,

@@ -234,15 +234,18 @@ static void packed_step(sptx_backward *b) {
  */
 static void issue_d_q(sptx_backward *b, sptx_value *d_q) {
   sptx_gpu_emitter *e = b->e;
+  bool carry = b->spec->d_q == SPTX_HOPPER_CARRY;
   sptx_ring_wait_full(e, &b->scores);
+  if (carry)
+    sptx_backward_take_carried(b, d_q);
   sptx_wgmma_fence(e);
-  multiply_d_q(b, d_q, b->spec->d_q == SPTX_HOPPER_CARRY);
+  multiply_d_q(b, d_q, carry);
   sptx_ring_advance(e, &b->scores);
 }
 
 static void read_carried(sptx_backward *b, sptx_value *d_q) {
   if (b->spec->d_q == SPTX_HOPPER_CARRY)
-    sptx_backward_read_carried(b, sptx_shri(b->e, b->query.first, 6), d_q);
+    sptx_backward_read_carried(b, d_q);
 }
 
 /* dP^T of a wide head, whose registers dQ of the block before must leave first. */
@@ -347,22 +350,35 @@ static void release_keys(sptx_backward *b) {
   sptx_ring_advance(b->e, &b->keys);
 }
 
-static void write_key_gradients(sptx_backward *b) {
+/* dK or dV of the tile, where this run owns it. */
+static void write_key_gradient(sptx_backward *b, bool values) {
+  sptx_gpu_emitter *e = b->e;
+  bool carries = b->spec->d_q == SPTX_HOPPER_CARRY;
+  sptx_if mine;
+  if (carries) {
+    sptx_value owns = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, owns_keys));
+    mine = sptx_if_begin(e, sptx_icmp(e, LLVMIntNE, owns, sptx_i32(e, 0)));
+  }
   sptx_value x[64] = {NULL};
-  int outputs = b->spec->head_dim / 2;
-  read_slots(b, b->d_v, x, outputs);
-  sptx_backward_write_d_v(b, x);
-  read_slots(b, b->d_k, x, outputs);
-  sptx_backward_write_d_k(b, x);
+  read_slots(b, values ? b->d_v : b->d_k, x, b->spec->head_dim / 2);
+  if (values)
+    sptx_backward_write_d_v(b, x);
+  else
+    sptx_backward_write_d_k(b, x);
+  if (carries)
+    sptx_if_end(e, &mine);
 }
 
-/* dQ of the tile's last block; then the keys may be replaced, while the gradients leave. */
+/* dQ of the tile's last block; then the keys may be replaced, while the gradients leave. Of narrow heads dV
+ * leaves while what is carried of dQ arrives; wide ones have no second stage of keys, which wait for this. */
 static void finish_blocks(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
   sptx_value d_q[32] = {NULL};
   sptx_value end = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, last));
   b->query.first = sptx_muli(e, sptx_addi(e, end, -1), BLOCK);
   read_carried(b, d_q);
+  if (b->spec->head_dim <= 64)
+    write_key_gradient(b, true);
   issue_d_q(b, d_q);
   sptx_wgmma_wait(e, 0, d_q, sptx_backward_d_q_columns(b) / 2);
   release_keys(b);
@@ -376,26 +392,10 @@ static void finish_blocks(sptx_backward *b) {
   sptx_backward_add_d_q(b);
 }
 
-static void finish_tile(sptx_backward *b, sptx_value some) {
-  sptx_gpu_emitter *e = b->e;
-  sptx_if computed = sptx_if_begin(e, some);
-  finish_blocks(b);
-  sptx_if_else(e, &computed);
-  release_keys(b);
-  sptx_if_end(e, &computed);
-  if (b->spec->d_q != SPTX_HOPPER_CARRY) {
-    write_key_gradients(b);
-    return;
-  }
-  sptx_value owns = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, owns_keys));
-  sptx_if mine = sptx_if_begin(e, sptx_icmp(e, LLVMIntNE, owns, sptx_i32(e, 0)));
-  write_key_gradients(b);
-  sptx_if_end(e, &mine);
-}
-
 static void consume_tile(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
   int outputs = b->spec->head_dim / 2;
+  bool narrow = b->spec->head_dim <= 64;
   sptx_ring_wait_full(e, &b->keys);
   if (b->spec->packed) {
     packed_step(b);
@@ -410,8 +410,15 @@ static void consume_tile(sptx_backward *b) {
   load_keys(b);
   sptx_if computed = sptx_if_begin(e, some);
   walk_blocks(b);
+  finish_blocks(b);
+  sptx_if_else(e, &computed);
+  release_keys(b);
+  if (narrow)
+    write_key_gradient(b, true);
   sptx_if_end(e, &computed);
-  finish_tile(b, some);
+  if (!narrow)
+    write_key_gradient(b, true);
+  write_key_gradient(b, false);
 }
 
 void sptx_backward_consume(sptx_backward *b) {

@@ -122,18 +122,22 @@ static sptx_value carry_address(sptx_backward *b, sptx_value block) {
   return sptx_add(e, base, sptx_zext64(e, offset));
 }
 
-void sptx_backward_read_carried(sptx_backward *b, sptx_value block, sptx_value *d_q) {
+void sptx_backward_read_carried(sptx_backward *b, sptx_value *d_q) {
   sptx_gpu_emitter *e = b->e;
   size_t carried = offsetof(sptx_hopper_block_range, carried);
-  sptx_value some = sptx_icmp(e, LLVMIntSLT, block, sptx_backward_block_limit(b, carried));
+  sptx_value block = sptx_shri(e, b->query.first, 6);
+  b->carries = sptx_icmp(e, LLVMIntSLT, block, sptx_backward_block_limit(b, carried));
   sptx_value from = carry_address(b, block);
   for (int i = 0; i < sptx_backward_d_q_columns(b) / 2; i += 4) {
     sptx_value quad = sptx_load_global(e, LLVMVectorType(e->f32, 4), sptx_addi(e, from, i * 512), 16);
-    for (int k = 0; k < 4; k++) {
-      sptx_value x = LLVMBuildExtractElement(e->builder, quad, sptx_i32(e, k), "");
-      d_q[i + k] = sptx_select(e, some, x, sptx_f32(e, 0));
-    }
+    for (int k = 0; k < 4; k++)
+      d_q[i + k] = LLVMBuildExtractElement(e->builder, quad, sptx_i32(e, k), "");
   }
+}
+
+void sptx_backward_take_carried(sptx_backward *b, sptx_value *d_q) {
+  for (int i = 0; i < sptx_backward_d_q_columns(b) / 2; i++)
+    d_q[i] = sptx_select(b->e, b->carries, d_q[i], sptx_f32(b->e, 0));
 }
 
 static void carry(sptx_backward *b, sptx_value block, const sptx_value *d_q) {

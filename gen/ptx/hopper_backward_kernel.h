@@ -7,7 +7,7 @@
 #include "gen/ptx/hopper_backward.h"
 #include "gen/ptx/hopper_tile.h"
 
-enum { MAP_Q, MAP_D_O, MAP_K, MAP_V, MAP_D_Q, MAP_D_K, MAP_D_V, MAP_COUNT };
+enum { MAP_Q, MAP_D_O, MAP_K, MAP_V, MAP_D_Q, MAP_D_K, MAP_D_V, MAP_O, MAP_COUNT };
 enum { BARRIER_GROUP = 1, BARRIER_ALL = 4 };
 enum { CONSUMERS = SPTX_HOPPER_BACKWARD_CONSUMERS, BLOCK = SPTX_HOPPER_BACKWARD_BLOCK };
 /* Of a thread; 128 producers and 256 consumers share 384 * 168, what the CTA starts with. */
@@ -31,6 +31,7 @@ typedef struct sptx_backward {
   sptx_hopper_rows query, key; /* rows of the query block and of the key tile */
   sptx_value key_tile, tile;   /* tile: its entry in the block table */
   sptx_value first, last;      /* query blocks */
+  sptx_value carries;          /* whether dQ of the block has been begun */
   sptx_value held[2][16];      /* K and V of narrow heads, as operands */
   sptx_value d_k[64], d_v[64]; /* slots */
 } sptx_backward;
@@ -58,9 +59,10 @@ sptx_value sptx_backward_block_limit(sptx_backward *b, size_t field);
 /* Each consumer computes half the columns of a block's dQ, 32 or 64; packed: all columns of its own rows. */
 int sptx_backward_d_q_columns(const sptx_backward *b);
 
-/* What earlier key tiles of the run have added to dQ of query block `block`, or zeros; for sinks that carry.
- */
-void sptx_backward_read_carried(sptx_backward *b, sptx_value block, sptx_value *d_q);
+/* What earlier key tiles of the run have added to dQ of the query block, for sinks that carry: loads begin,
+ * and are waited for where they are taken; zeros where there is nothing. */
+void sptx_backward_read_carried(sptx_backward *b, sptx_value *d_q);
+void sptx_backward_take_carried(sptx_backward *b, sptx_value *d_q);
 /* Wide heads that stage dQ need all registers that consumers can get. */
 bool sptx_backward_is_large(const sptx_hopper_backward_spec *spec);
 /* Whether blocks of dQ are added to float32 sums warp by warp: they are staged before a fence of the async

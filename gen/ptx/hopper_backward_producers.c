@@ -24,17 +24,22 @@ static void load_keys(sptx_backward *b) {
   sptx_ring_advance(e, &b->keys);
 }
 
-static void load_queries(sptx_backward *b, const sptx_ring *ring, sptx_value map) {
+/* Q; or dO, with O where D is made here. */
+static void load_queries(sptx_backward *b, const sptx_ring *ring, int map) {
   sptx_gpu_emitter *e = b->e;
-  sptx_ring_fill(e, ring, SPTX_HOPPER_PARAM(e, query_load));
+  bool with_o = map == MAP_D_O && sptx_backward_makes_delta(b->spec);
+  sptx_ring_fill(e, ring, sptx_muli(e, SPTX_HOPPER_PARAM(e, query_load), with_o ? 2 : 1));
   for (int group = 0; group < (b->spec->packed ? CONSUMERS : 1); group++) {
     /* A loop, so that few registers hold coordinates at a time. */
     sptx_loop chunks = sptx_loop_begin(e, sptx_i32(e, 0), sptx_i32(e, b->layout.chunks), sptx_i32(e, 1));
     sptx_value place[5], chunk = sptx_backward_recompute(b, chunks.index);
     sptx_hopper_place(e, &b->query, sptx_i32(e, group), b->query.item.head, sptx_muli(e, chunk, 64), place);
     sptx_value buffer = sptx_add(e, sptx_ring_buffer(e, ring), sptx_muli(e, chunk, 8192));
-    sptx_tensor_load(e, sptx_addi(e, buffer, group * b->layout.group_bytes), map, place,
-                     sptx_ring_full(e, ring));
+    buffer = sptx_addi(e, buffer, group * b->layout.group_bytes);
+    sptx_tensor_load(e, buffer, e->maps[map], place, sptx_ring_full(e, ring));
+    if (with_o)
+      sptx_tensor_load(e, sptx_addi(e, buffer, b->layout.o - b->layout.d_o), e->maps[MAP_O], place,
+                       sptx_ring_full(e, ring));
     sptx_loop_end(e, &chunks);
   }
 }
@@ -51,8 +56,8 @@ static void produce_queries(sptx_backward *b) {
   sptx_backward_open_rings(b, true);
   sptx_backward_tiles tiles = sptx_backward_tiles_begin(b);
   sptx_loop blocks = sptx_backward_block_loop(b, b->first, b->last);
-  load_queries(b, &b->q, e->maps[MAP_Q]);
-  load_queries(b, &b->d_o, e->maps[MAP_D_O]);
+  load_queries(b, &b->q, MAP_Q);
+  load_queries(b, &b->d_o, MAP_D_O);
   sptx_ring_advance(e, &b->q);
   sptx_loop_end(e, &blocks);
   sptx_backward_tiles_end(b, &tiles);
@@ -71,7 +76,7 @@ static void put_field(sptx_backward *b, int field, sptx_value row, sptx_value va
 }
 
 typedef struct row_sums {
-  sptx_value row, exists, lse, delta;
+  sptx_value row, exists, lse, delta; /* delta: where a launch before has made it */
 } row_sums;
 
 static row_sums read_row_sums(sptx_backward *b, sptx_value row) {
@@ -80,10 +85,13 @@ static row_sums read_row_sums(sptx_backward *b, sptx_value row) {
   sptx_value offset = sptx_muli(e, sptx_hopper_row_index(e, &b->query, &r), 4);
   offset = sptx_select(e, r.exists, offset, sptx_i64(e, 0));
   sptx_value lse = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, lse)), offset);
+  row_sums sums = {row, r.exists, sptx_load_constant(e, e->f32, lse, 4), NULL};
+  if (sptx_backward_makes_delta(b->spec))
+    return sums;
   sptx_value delta = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, workspace)),
                               sptx_add(e, SPTX_HOPPER_PARAM64(e, delta_offset), offset));
-  return (row_sums){row, r.exists, sptx_load_constant(e, e->f32, lse, 4),
-                    sptx_load_constant(e, e->f32, delta, 4)};
+  sums.delta = sptx_load_constant(e, e->f32, delta, 4);
+  return sums;
 }
 
 /* LSE in base 2 and D. Rows that do not exist, or have no key, get the LSE +inf: their probabilities are 0.
@@ -94,7 +102,8 @@ static void write_row_sums(sptx_backward *b, const row_sums *sums) {
   sptx_value lse = sptx_mul(e, sums->lse, sptx_f32(e, M_LOG2E));
   lse = sptx_select(e, sptx_and(e, some, sums->exists), lse, sptx_f32(e, INFINITY));
   put_field(b, ROW_LSE, sums->row, lse);
-  put_field(b, ROW_DELTA, sums->row, sums->delta);
+  if (sums->delta)
+    put_field(b, ROW_DELTA, sums->row, sums->delta);
 }
 
 /* Rows of a lane: every 32nd. Where registers allow, two are read at once: views put them in lines of their
@@ -124,6 +133,45 @@ static void write_bounds(sptx_backward *b) {
   sptx_loop_end(e, &rows);
 }
 
+/* Adds 8 columns of a row of dO * O to two sums, so that products wait less for each other. */
+static void add_products(sptx_backward *b, sptx_value d_o, const sptx_value sums[2]) {
+  sptx_gpu_emitter *e = b->e;
+  LLVMTypeRef unit = LLVMVectorType(e->i32, 4);
+  sptx_value x = sptx_shared_load(e, unit, d_o, 16);
+  sptx_value y = sptx_shared_load(e, unit, sptx_addi(e, d_o, b->layout.o - b->layout.d_o), 16);
+  for (int i = 0; i < 4; i++) {
+    sptx_value of_d_o[2], of_o[2];
+    sptx_unpack(e, b->spec->element, LLVMBuildExtractElement(e->builder, x, sptx_i32(e, i), ""), of_d_o);
+    sptx_unpack(e, b->spec->element, LLVMBuildExtractElement(e->builder, y, sptx_i32(e, i), ""), of_o);
+    for (int k = 0; k < 2; k++)
+      sptx_set_slot(e, sums[k], sptx_fma(e, of_d_o[k], of_o[k], sptx_get(e, sums[k])));
+  }
+}
+
+/* D from dO and O as they come: warps 1 and 2 take 32 rows of each 64, a row for each lane. Unit u of row r
+ * lies at u ^ (r % 8). */
+static void write_deltas(sptx_backward *b) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_mbarrier_wait(e, sptx_ring_full(e, &b->d_o),
+                     LLVMBuildXor(e->builder, sptx_get(e, b->d_o.parity), sptx_i32(e, 1), ""));
+  sptx_value thread = sptx_backward_recompute(b, sptx_thread_index(e));
+  sptx_value sums[2] = {sptx_slot(e, e->f32, NULL), sptx_slot(e, e->f32, NULL)};
+  sptx_loop rows =
+      sptx_loop_begin(e, sptx_addi(e, thread, -32), sptx_i32(e, b->layout.rows), sptx_i32(e, 64));
+  sptx_value row = sptx_backward_recompute(b, rows.index);
+  sptx_value place = sptx_add(e, sptx_ring_buffer(e, &b->d_o), sptx_muli(e, sptx_andi(e, row, 63), 128));
+  place = sptx_add(e, place, sptx_muli(e, sptx_shri(e, row, 6), b->layout.group_bytes));
+  for (int k = 0; k < 2; k++)
+    sptx_set_slot(e, sums[k], sptx_f32(e, 0));
+  sptx_loop units = sptx_loop_begin(e, sptx_i32(e, 0), sptx_i32(e, b->spec->head_dim / 8), sptx_i32(e, 1));
+  sptx_value chunk = sptx_muli(e, sptx_shri(e, units.index, 3), 8192);
+  sptx_value turned = sptx_andi(e, LLVMBuildXor(e->builder, units.index, row, ""), 7);
+  add_products(b, sptx_add(e, place, sptx_add(e, chunk, sptx_muli(e, turned, 16))), sums);
+  sptx_loop_end(e, &units);
+  put_field(b, ROW_DELTA, row, sptx_add(e, sptx_get(e, sums[0]), sptx_get(e, sums[1])));
+  sptx_loop_end(e, &rows);
+}
+
 static void produce_rows(sptx_backward *b, void (*write)(sptx_backward *)) {
   sptx_gpu_emitter *e = b->e;
   sptx_backward_open_rings(b, true);
@@ -135,6 +183,8 @@ static void produce_rows(sptx_backward *b, void (*write)(sptx_backward *)) {
   item->head = sptx_backward_recompute(b, kept.head);
   item->shared_group = sptx_backward_recompute(b, kept.shared_group);
   write(b);
+  if (sptx_backward_makes_delta(b->spec))
+    write_deltas(b);
   *item = kept;
   sptx_mbarrier_arrive_if(e, sptx_ring_full(e, &b->row_data), sptx_i32(e, 1));
   sptx_ring_advance(e, &b->row_data);

@@ -43,10 +43,12 @@ static sptx_hopper_backward_spec spec_of(const backward_plan *b, const sptx_piec
   spec.element = problem->element;
   spec.head_dim = problem->head_dim;
   spec.packed = sptx_hopper_pack(piece, part) > 0;
-  spec.stages = problem->head_dim <= 64 ? 3 : spec.packed ? 1 : 2;
+  spec.d_q = b->query_sink;
+  /* Packed blocks have twice the rows. Shared memory holds a stage less where it holds O too. */
+  int narrow = spec.packed && sptx_backward_makes_delta(&spec) ? 2 : 3;
+  spec.stages = problem->head_dim <= 64 ? narrow : spec.packed ? 1 : 2;
   spec.key_stages = problem->head_dim > 64 ? 1 : 2;
   spec.key_runs = piece->key.inner_count == 2;
-  spec.d_q = b->query_sink;
   spec.d_kv = b->key_sink;
   spec.lower = sptx_hopper_lower_kind(part);
   spec.upper = sptx_hopper_upper_kind(part);
@@ -178,6 +180,9 @@ static void add_maps(const backward_plan *b, const sptx_piece *piece, const sptx
   launch->maps[5] = sptx_hopper_key_map(planner, piece, part, SPTX_GPU_D_K, keys, repeats);
   launch->maps[6] = sptx_hopper_key_map(planner, piece, part, SPTX_GPU_D_V, keys, repeats);
   launch->map_count = 7;
+  if (sptx_backward_makes_delta(spec))
+    launch->maps[launch->map_count++] =
+        sptx_hopper_query_map(planner, piece, part, SPTX_GPU_O, load, repeats);
   if (spec->d_q == SPTX_HOPPER_ADD)
     to_scratch(&launch->maps[4], problem, b->d_q, problem->heads, problem->n_q, problem->q.position);
   if (spec->d_kv == SPTX_HOPPER_ADD) {
@@ -311,6 +316,8 @@ enum sptx_code sptx_hopper_backward_add(sptx_gpu_planner *planner, const sptx_pi
   for (int i = 0; i < list->count; i++)
     SPTX_TRY(check_piece(&b, &list->pieces[i], error));
   SPTX_TRY(add_scratch(&b, error));
+  if (b.query_sink == SPTX_HOPPER_ADD)
+    SPTX_TRY(sptx_rows_add_delta(planner, &b.job, error));
   SPTX_TRY(sptx_hopper_head_table(planner, job, &b.head_table, error));
   for (int i = 0; i < list->count; i++)
     SPTX_TRY(add_piece(&b, &list->pieces[i], error));

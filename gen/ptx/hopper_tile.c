@@ -56,13 +56,9 @@ void sptx_ring_advance(sptx_gpu_emitter *e, const sptx_ring *ring) {
 
 sptx_item_loop sptx_item_loop_begin(sptx_gpu_emitter *e) {
   sptx_item_loop loop;
-  sptx_value ctas = sptx_intrinsic(e, "llvm.nvvm.read.ptx.sreg.nctaid.x", NULL, 0, NULL, 0);
-  sptx_value cta = sptx_block_index(e), items = SPTX_HOPPER_PARAM(e, items);
-  loop.flip = sptx_slot(e, e->i1, LLVMConstInt(e->i1, 0, 0));
-  loop.rounds = sptx_loop_begin(e, sptx_i32(e, 0), items, ctas);
-  sptx_value flip = sptx_get(e, loop.flip);
-  sptx_value last = sptx_addi(e, sptx_sub(e, ctas, cta), -1);
-  sptx_value index = sptx_add(e, loop.rounds.index, sptx_select(e, flip, last, cta));
+  loop.turn = sptx_slot(e, e->i32, sptx_block_index(e));
+  loop.rounds = sptx_loop_begin(e, sptx_i32(e, 0), SPTX_HOPPER_PARAM(e, items), NULL);
+  sptx_value index = sptx_add(e, loop.rounds.index, sptx_get(e, loop.turn));
   sptx_value group = SPTX_HOPPER_PARAM(e, lane_group), group_items = SPTX_HOPPER_PARAM(e, group_items);
   sptx_value number = sptx_udiv(e, index, group_items);
   loop.first = sptx_mul(e, number, group);
@@ -75,12 +71,16 @@ sptx_item_loop sptx_item_loop_begin(sptx_gpu_emitter *e) {
 
 void sptx_item_loop_end(sptx_gpu_emitter *e, sptx_item_loop *loop) {
   sptx_if_end(e, &loop->valid);
-  sptx_set_slot(e, loop->flip, LLVMBuildNot(e->builder, sptx_get(e, loop->flip), ""));
+  /* Read here, since consumers have no register to keep it in. */
+  loop->rounds.step = sptx_asm(e, e->i32, "mov.u32 $0, %nctaid.x;", "=r", NULL, 0, false);
+  sptx_value last = sptx_addi(e, loop->rounds.step, -1);
+  sptx_set_slot(e, loop->turn, sptx_sub(e, last, sptx_get(e, loop->turn)));
   sptx_loop_end(e, &loop->rounds);
 }
 
 static sptx_value head_of(sptx_gpu_emitter *e, sptx_value index) {
   sptx_value table = SPTX_HOPPER_PARAM64(e, head_table);
+  table = sptx_asm(e, e->i64, "mov.b64 $0, $1;", "=l,l", &table, 1, false); /* compared here, not kept */
   sptx_value head = sptx_slot(e, e->i32, index);
   sptx_if listed = sptx_if_begin(e, sptx_icmp(e, LLVMIntSGE, table, sptx_i64(e, 0)));
   sptx_value constants = sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, constants));

@@ -36,7 +36,7 @@ void sptx_ring_advance(sptx_gpu_emitter *e, const sptx_ring *ring);
 typedef struct sptx_item_loop {
   sptx_loop rounds;
   sptx_if valid;
-  sptx_value flip;
+  sptx_value turn;                /* slot: this CTA's place in the round */
   sptx_value first, width, place; /* lanes of the item's group, and its place there */
 } sptx_item_loop;
 sptx_item_loop sptx_item_loop_begin(sptx_gpu_emitter *e);

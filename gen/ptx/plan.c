@@ -88,13 +88,8 @@ static enum sptx_code share_key_sums(sptx_gpu_planner *planner, sptx_gpu_job *jo
   return SPTX_CODE_OK;
 }
 
-/* D = rowsum(dO * O), then the pieces. */
 static enum sptx_code add_backward(sptx_gpu_planner *planner, const sptx_piece_list *list, sptx_gpu_job *job,
                                    sptx_error *error) {
-  const sptx_problem *problem = planner->problem;
-  size_t bytes = (size_t)problem->batch * (size_t)problem->heads * (size_t)problem->n_q * 4;
-  SPTX_TRY(sptx_gpu_share_scratch(planner, SPTX_SCRATCH_DELTA, bytes, &job->delta_offset, error));
-  SPTX_TRY(sptx_rows_add_delta(planner, job->heads, job->head_count, job->delta_offset, error));
   int kernels = planner->plan->kernel_count, launches = planner->plan->launch_count;
   if (tries_hopper(planner)) {
     enum sptx_code code = sptx_hopper_backward_add(planner, list, job, error);

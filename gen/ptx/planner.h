@@ -23,9 +23,9 @@ typedef struct sptx_gpu_planner {
 } sptx_gpu_planner;
 
 /* One piece for the query heads of one class. Forward: merge says that O and LSE already hold earlier pieces
- * of these heads (all rows initialised). Backward: plan.c has already computed D = rowsum(dO * O) into the
- * workspace at delta_offset, float32 (batch, heads, n_q). Gradients: sums of several pieces are kept in
- * float32 scratch, tensors of the same (batch, heads or kv_heads, n, head_dim) contiguous layout at
+ * of these heads (all rows initialised). Backward: D = rowsum(dO * O), where a launch of its own computes it,
+ * lies in the workspace at delta_offset, float32 (batch, heads, n_q). Gradients: sums of several pieces are
+ * kept in float32 scratch, tensors of the same (batch, heads or kv_heads, n, head_dim) contiguous layout at
  * d_*_offset. */
 typedef struct sptx_gpu_job {
   const sptx_piece *piece;

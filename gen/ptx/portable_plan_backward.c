@@ -225,7 +225,9 @@ enum sptx_code sptx_portable_add_backward(sptx_gpu_planner *planner, const sptx_
                                           const sptx_gpu_job *given, bool mixed, sptx_error *error) {
   sptx_gpu_job job = *given;
   sptx_portable_key_heads keys = {0};
-  enum sptx_code code = add_queries(planner, list, &job, error);
+  enum sptx_code code = sptx_rows_add_delta(planner, &job, error);
+  if (code == SPTX_CODE_OK)
+    code = add_queries(planner, list, &job, error);
   if (code == SPTX_CODE_OK)
     code = sptx_portable_find_key_heads(planner, &job, INT32_MAX, &keys, error);
   if (code == SPTX_CODE_OK)

@@ -235,11 +235,13 @@ enum sptx_code sptx_rows_add_empty(sptx_gpu_planner *planner, const sptx_gpu_job
                   error);
 }
 
-enum sptx_code sptx_rows_add_delta(sptx_gpu_planner *planner, const int32_t *heads, int64_t head_count,
-                                   size_t offset, sptx_error *error) {
+enum sptx_code sptx_rows_add_delta(sptx_gpu_planner *planner, sptx_gpu_job *job, sptx_error *error) {
   const sptx_problem *problem = planner->problem;
   rows_spec spec = spec_of(planner, ROWS_DELTA);
-  return add_rows(planner, spec, &problem->o, problem->heads, problem->n_q, heads, head_count, offset, error);
+  size_t bytes = (size_t)problem->batch * (size_t)problem->heads * (size_t)problem->n_q * 4;
+  SPTX_TRY(sptx_gpu_share_scratch(planner, SPTX_SCRATCH_DELTA, bytes, &job->delta_offset, error));
+  return add_rows(planner, spec, &problem->o, problem->heads, problem->n_q, job->heads, job->head_count,
+                  job->delta_offset, error);
 }
 
 enum sptx_code sptx_rows_add_convert(sptx_gpu_planner *planner, enum sptx_gpu_tensor gradient, size_t offset,

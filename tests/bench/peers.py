@@ -177,7 +177,7 @@ def flex(case, **options):
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
     torch._dynamo.reset()
     compiled = torch.compile(flex_attention, dynamic=False)
-    mask = create_block_mask(mask_of(case), None, None, case["n"], case["n"], device="cuda", _compile=True)
+    mask = torch.compile(create_block_mask)(mask_of(case), None, None, case["n"], case["n"], device="cuda")
     return lambda q, k, v: compiled(q, k, v, block_mask=mask, kernel_options=options or None)
 
 

@@ -144,7 +144,8 @@ ParameterizedTest(attention_case *c, hopper, assembles, .timeout = 60) {
   sptx_gpu_plan_free(plan);
 }
 
-/* Where one CTA sees all keys of a query it stores dQ; else dQ adds up in scratch, which is cleared first. */
+/* Where one CTA sees all keys of a query it makes D and stores dQ; else a launch before makes D, and dQ adds
+ * up in scratch, which is cleared first. */
 Test(hopper, gradients) {
   attention_case stride = {SPTX_SET_STRIDE, 4096, 32, 0, 64, SPTX_ELEMENT_BF16, false, true};
   attention_case all = {SPTX_SET_ALL, 4096, 0, 0, 64, SPTX_ELEMENT_BF16, false, true};
@@ -156,8 +157,8 @@ Test(hopper, gradients) {
   sptx_gpu_plan_free(plan);
   plan = calloc(1, sizeof *plan);
   cr_assert(plan_pass(&all, plan, &error) == SPTX_CODE_OK, "%s", error.message);
-  cr_expect(plan->launch_count == 2); /* the second converts dQ */
-  cr_expect(plan->launches[0].clear_bytes == 2 * 4096 * 64 * 4);
+  cr_expect(plan->launch_count == 3); /* the third converts dQ */
+  cr_expect(plan->launches[1].clear_bytes == 2 * 4096 * 64 * 4);
   sptx_gpu_plan_free(plan);
 }
 
