@@ -44,8 +44,9 @@ sptx_hopper_backward_layout sptx_hopper_backward_layout_of(const sptx_hopper_bac
   l.d_q = l.out + CONSUMERS * SPTX_BACKWARD_OUT_BYTES;
   l.d_q_bytes = sptx_backward_adds_by_warps(spec) ? 16 * 32 * l.chunks * 4 : 0;
   l.row_data = l.d_q + 4 * CONSUMERS * l.d_q_bytes;
-  l.barriers = l.row_data + spec->stages * l.rows * ROW_FIELDS * 4;
-  l.total = l.barriers + 16 * (spec->key_stages + 3 * spec->stages + l.score_stages);
+  l.ranges = l.row_data + spec->stages * l.rows * ROW_FIELDS * 4;
+  l.barriers = l.ranges + spec->key_stages * RANGE_BYTES;
+  l.total = l.barriers + 16 * (2 * spec->key_stages + 3 * spec->stages + l.score_stages);
   return l;
 }
 
@@ -54,6 +55,7 @@ void sptx_backward_open_rings(sptx_backward *b, bool producer) {
   const sptx_hopper_backward_layout *l = &b->layout;
   sptx_gpu_emitter *e = b->e;
   b->base = sptx_shared_base(e);
+  b->producer = producer;
   int barrier = l->barriers;
 #define RING(buffer, bytes, stages)                                                                          \
   sptx_ring_open(e, sptx_addi(e, b->base, buffer), bytes, stages, sptx_addi(e, b->base, barrier),            \
@@ -64,8 +66,11 @@ void sptx_backward_open_rings(sptx_backward *b, bool producer) {
   b->d_o = RING(l->d_o, l->query_bytes, spec->stages);
   b->row_data = RING(l->row_data, l->rows * ROW_FIELDS * 4, spec->stages);
   b->scores = RING(l->scores, l->score_bytes, l->score_stages);
+  b->ranges = RING(l->ranges, RANGE_BYTES, spec->key_stages);
 #undef RING
-  /* These three move together: one stage and parity for all. */
+  /* Those of a block move together, and those of a tile: one stage and parity for all. */
+  b->ranges.stage = b->keys.stage;
+  b->ranges.parity = b->keys.parity;
   b->d_o.stage = b->row_data.stage = b->q.stage;
   b->d_o.parity = b->row_data.parity = b->q.parity;
 }
@@ -92,6 +97,7 @@ static void initialise(sptx_backward *b) {
   sptx_ring_init(e, &b->row_data, 2 * 32, 4 * CONSUMERS);
   /* Nobody says that a stage of dS is empty: whoever has shared block j + 1 has read block j. */
   sptx_ring_init(e, &b->scores, 4 * CONSUMERS, 4 * CONSUMERS);
+  sptx_ring_init(e, &b->ranges, 1, 4 * CONSUMERS);
   sptx_mbarrier_init_fence(e);
   for (int i = 0; i < map_count(b); i++)
     sptx_tensor_prefetch(e, e->maps[i]);
@@ -112,18 +118,36 @@ sptx_thread_place sptx_backward_place(sptx_backward *b) {
   return at;
 }
 
-/* A field of a table in the constants. */
-static sptx_value table_field(sptx_backward *b, sptx_value offset, sptx_value entry, int64_t entry_bytes,
-                              int64_t field) {
+static sptx_value table_address(sptx_backward *b, sptx_value offset, sptx_value entry, int64_t entry_bytes) {
   sptx_gpu_emitter *e = b->e;
   sptx_value table = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, constants)), offset);
-  sptx_value place = sptx_add(e, table, sptx_zext64(e, sptx_muli(e, entry, entry_bytes)));
-  return sptx_load_constant(e, e->i32, sptx_addi(e, place, field), 4);
+  return sptx_add(e, table, sptx_zext64(e, sptx_muli(e, entry, entry_bytes)));
+}
+
+sptx_value sptx_backward_range_address(sptx_backward *b) {
+  sptx_value table = SPTX_HOPPER_PARAM64(b->e, block_table), tile = sptx_backward_recompute(b, b->tile);
+  return table_address(b, table, tile, RANGE_BYTES);
 }
 
 sptx_value sptx_backward_block_limit(sptx_backward *b, size_t field) {
-  sptx_value table = SPTX_HOPPER_PARAM64(b->e, block_table), tile = sptx_backward_recompute(b, b->tile);
-  return table_field(b, table, tile, sizeof(sptx_hopper_block_range), (int64_t)field);
+  sptx_gpu_emitter *e = b->e;
+  if (b->producer)
+    return sptx_load_constant(e, e->i32, sptx_addi(e, sptx_backward_range_address(b), (int64_t)field), 4);
+  return sptx_shared_load(e, e->i32, sptx_addi(e, sptx_ring_buffer(e, &b->ranges), (int64_t)field), 4);
+}
+
+/* The tiles of a run: its bounds in the block table. */
+static sptx_loop run_loop(sptx_backward *b, sptx_value run) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value address = table_address(b, SPTX_HOPPER_PARAM64(e, run_table), run, 4);
+  sptx_value first = sptx_load_constant(e, e->i32, address, 4);
+  return sptx_loop_begin(e, first, sptx_load_constant(e, e->i32, sptx_addi(e, address, 4), 4),
+                         sptx_i32(e, 1));
+}
+
+static void wait_for_range(sptx_backward *b) {
+  if (!b->producer && !b->spec->packed)
+    sptx_ring_wait_full(b->e, &b->ranges);
 }
 
 /* The key tiles of a run, in a loop; without runs an item is one tile. */
@@ -131,14 +155,14 @@ static void find_tile(sptx_backward *b, sptx_backward_tiles *tiles) {
   sptx_gpu_emitter *e = b->e;
   sptx_value run = b->key.item.tile;
   if (b->spec->d_q == SPTX_HOPPER_CARRY) {
-    sptx_value table = SPTX_HOPPER_PARAM64(e, run_table);
-    tiles->of_run = sptx_loop_begin(e, table_field(b, table, run, 4, 0), table_field(b, table, run, 4, 4),
-                                    sptx_i32(e, 1));
+    tiles->of_run = run_loop(b, run);
     b->tile = tiles->of_run.index;
+    wait_for_range(b);
     b->key_tile = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, tile));
     return;
   }
   /* Items count tiles down; of a causal band, the first tiles of keys have the most queries. */
+  wait_for_range(b);
   b->tile = b->key_tile = sptx_sub(e, sptx_addi(e, SPTX_HOPPER_PARAM(e, query_tiles), -1), run);
 }
 

@@ -26,9 +26,11 @@ enum { SPTX_HOPPER_BACKWARD_CONSUMERS = 2, SPTX_HOPPER_BACKWARD_BLOCK = 64 /* qu
  * tile of the run, and of those from there on in another run. owns_keys: dK and dV are computed here, all of
  * them. */
 typedef struct sptx_hopper_block_range {
-  int32_t first, full_first, full_last, last;
+  _Alignas(16) int32_t first; /* read 16 bytes at a time */
+  int32_t full_first, full_last, last;
   int32_t tile, owns_keys, carried, kept, own_end;
 } sptx_hopper_block_range;
+_Static_assert(sizeof(sptx_hopper_block_range) == 48, "kernels copy three times 16 bytes");
 
 typedef struct sptx_hopper_backward_layout {
   int chunks, group_bytes; /* 64 rows of a tensor */
@@ -36,7 +38,7 @@ typedef struct sptx_hopper_backward_layout {
   int score_bytes, score_stages; /* dS^T: rows of keys, chunks of 64 queries */
   int rows;                      /* query rows of a stage */
   int d_q_bytes;                 /* a warp's rows of a block's dQ, where warps add it up */
-  int k, v, q, d_o, o, scores, out, d_q, row_data, barriers, total;
+  int k, v, q, d_o, o, scores, out, d_q, row_data, ranges, barriers, total;
 } sptx_hopper_backward_layout;
 /* Where blocks of queries are visited once or twice, the kernel takes D from O itself; where many CTAs visit
  * each, a launch before it does. */

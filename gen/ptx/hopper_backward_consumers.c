@@ -24,6 +24,13 @@ static bool holds_keys(const sptx_backward *b) {
   return b->spec->head_dim <= 64 && !b->spec->packed;
 }
 
+/* Whether S of the next block is computed while this one's gradients leave: where registers allow, and not
+ * for narrow heads that add dQ up, which it makes slower. */
+static bool looks_ahead(const sptx_backward *b) {
+  bool adds = b->spec->d_q == SPTX_HOPPER_ADD;
+  return b->spec->head_dim <= 64 ? !adds : sptx_backward_is_large(b->spec);
+}
+
 static int score_slabs(const sptx_backward *b) {
   return (b->spec->head_dim + 15) / 16;
 }
@@ -203,21 +210,29 @@ static void accumulate_packed(sptx_backward *b, const sptx_value *p, const sptx_
   sptx_backward_write_d_k(b, d_k);
 }
 
-/* Issues the products K Q^T or V dO^T of the queries that come next. */
-static void issue_scores(sptx_backward *b, bool values, sptx_value *s) {
+/* Issues the products K Q^T or V dO^T of the ring's stage. */
+static void issue_scores(sptx_backward *b, const sptx_ring *ring, bool values, sptx_value *s) {
   sptx_gpu_emitter *e = b->e;
-  const sptx_ring *ring = values ? &b->d_o : &b->q;
   sptx_ring_wait_full(e, ring);
   sptx_wgmma_fence(e); /* after the wait, a loop: ptxas wants the fence in the product's own block */
   multiply_scores(b, values, own_queries(b, ring), s);
+}
+
+/* S of the block after this one. After the tile's last one nobody reads it: this one's, once more. */
+static void issue_scores_ahead(sptx_backward *b, sptx_value first, sptx_value *s) {
+  sptx_gpu_emitter *e = b->e;
+  sptx_value end = sptx_backward_block_limit(b, offsetof(sptx_hopper_block_range, last));
+  sptx_value is_last = sptx_icmp(e, LLVMIntSGE, sptx_addi(e, first, BLOCK), sptx_muli(e, end, BLOCK));
+  sptx_ring ahead = sptx_ring_ahead(e, &b->q, is_last);
+  issue_scores(b, &ahead, false, s);
 }
 
 static void packed_step(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
   int scores = BLOCK / 2;
   sptx_value s[32], ds[32], packed_p[16], packed_ds[16];
-  issue_scores(b, false, s);
-  issue_scores(b, true, ds);
+  issue_scores(b, &b->q, false, s);
+  issue_scores(b, &b->d_o, true, ds);
   sptx_ring_wait_full(e, &b->row_data);
   sptx_wgmma_wait(e, 1, s, scores);
   probabilities(b, true, s);
@@ -257,35 +272,40 @@ static void issue_wide(sptx_backward *b, bool later, sptx_value *d_q, sptx_value
     else
       sptx_backward_write_d_q(b, d_q);
   }
-  issue_scores(b, true, ds);
+  issue_scores(b, &b->d_o, true, ds);
 }
 
 /* One block, and dQ of the one before (later: there is one). The tensor cores compute that dQ while this
- * one's exponentials are taken, and dV during dS; nothing is under way when the step ends. Narrow heads have
- * the registers to issue dP^T at once; what is carried of their dQ has the time of the exponentials to come.
+ * one's exponentials are taken, dV during dS, and S of the next block while that dQ leaves; nothing is under
+ * way when the step ends. Narrow heads have the registers to issue dP^T at once; what is carried of their dQ
+ * has the time of the exponentials to come.
  */
 static void step(sptx_backward *b, bool masked, bool later) {
   sptx_gpu_emitter *e = b->e;
   int scores = BLOCK / 2, outputs = b->spec->head_dim / 2, queries = sptx_backward_d_q_columns(b) / 2;
   bool narrow = b->spec->head_dim <= 64, adds = sptx_backward_adds_by_warps(b->spec);
-  bool after = later && narrow && b->spec->d_q == SPTX_HOPPER_CARRY;
+  bool ahead = looks_ahead(b), after = later && narrow && b->spec->d_q == SPTX_HOPPER_CARRY;
   sptx_value s[32], with_d_q[64], both[128], packed_p[16], packed_ds[16];
   sptx_value *ds = with_d_q, *d_q = with_d_q + scores, *d_v = both, *d_k = both + outputs;
   sptx_value first = b->query.first;
   b->query.first = sptx_addi(e, first, -BLOCK);
   read_slots(b, b->d_v, d_v, outputs);
   read_slots(b, b->d_k, d_k, outputs);
+  if (later && ahead)
+    read_slots(b, b->scores_ahead, s, scores);
   if (later && narrow)
     read_carried(b, d_q);
-  issue_scores(b, false, s);
+  if (!later || !ahead)
+    issue_scores(b, &b->q, false, s);
   if (narrow)
-    issue_scores(b, true, ds);
+    issue_scores(b, &b->d_o, true, ds);
   else if (later)
     read_carried(b, d_q);
   if (later && !after)
     issue_d_q(b, d_q);
   sptx_ring_wait_full(e, &b->row_data);
-  sptx_wgmma_wait(e, narrow + (later && !after), s, scores);
+  if (!later || !ahead)
+    sptx_wgmma_wait(e, narrow + (later && !after), s, scores);
   probabilities(b, masked, s);
   keep_order(b);
   if (!narrow)
@@ -304,13 +324,19 @@ static void step(sptx_backward *b, bool masked, bool later) {
   share_scores(b, packed_ds);
   sptx_wgmma_fence(e);
   multiply_rows(b, packed_ds, own_queries(b, &b->q), d_k, true);
+  if (ahead)
+    issue_scores_ahead(b, first, s);
   if (later && adds)
     sptx_backward_add_d_q(b);
   if (narrow && later && !adds) {
-    sptx_wgmma_wait(e, 2, d_q, queries);
+    sptx_wgmma_wait(e, 3, d_q, queries); /* dV, dK and S are under way */
     sptx_backward_write_d_q(b, d_q);
   }
   sptx_wgmma_wait(e, 0, both, 2 * outputs);
+  if (ahead) {
+    sptx_wgmma_wait(e, 0, s, scores);
+    write_slots(b, b->scores_ahead, s, scores);
+  }
   write_slots(b, b->d_v, d_v, outputs);
   write_slots(b, b->d_k, d_k, outputs);
   sptx_ring_release(e, &b->d_o, b->at.first_lane);
@@ -347,6 +373,11 @@ static void walk_blocks(sptx_backward *b) {
 
 static void release_keys(sptx_backward *b) {
   sptx_ring_release(b->e, &b->keys, b->at.first_lane);
+}
+
+static void next_tile(sptx_backward *b) {
+  if (!b->spec->packed)
+    sptx_ring_release(b->e, &b->ranges, b->at.first_lane);
   sptx_ring_advance(b->e, &b->keys);
 }
 
@@ -400,6 +431,7 @@ static void consume_tile(sptx_backward *b) {
   if (b->spec->packed) {
     packed_step(b);
     release_keys(b);
+    next_tile(b);
     return;
   }
   for (int i = 0; i < outputs; i++) {
@@ -419,6 +451,7 @@ static void consume_tile(sptx_backward *b) {
   if (!narrow)
     write_key_gradient(b, true);
   write_key_gradient(b, false);
+  next_tile(b);
 }
 
 void sptx_backward_consume(sptx_backward *b) {
@@ -431,6 +464,8 @@ void sptx_backward_consume(sptx_backward *b) {
     b->d_k[i] = sptx_slot(e, e->f32, NULL);
     b->d_v[i] = sptx_slot(e, e->f32, NULL);
   }
+  for (int i = 0; i < BLOCK / 2; i++)
+    b->scores_ahead[i] = sptx_slot(e, e->f32, NULL);
   b->scale = sptx_load_arg(e, e->f32, offsetof(sptx_gpu_args, scale));
   b->scale_log2 = sptx_mul(e, b->scale, sptx_f32(e, M_LOG2E));
   sptx_backward_tiles tiles = sptx_backward_tiles_begin(b);

@@ -19,13 +19,15 @@ enum {
 };
 /* Staging of each consumer: 64 x 64 float32, or 64 x 128 elements. */
 enum { SPTX_BACKWARD_OUT_BYTES = 16384 };
+enum { RANGE_BYTES = sizeof(sptx_hopper_block_range) };
 enum { ROW_LSE, ROW_DELTA, ROW_LOW, ROW_HIGH, ROW_FIELDS };
 
 typedef struct sptx_backward {
   sptx_gpu_emitter *e;
   const sptx_hopper_backward_spec *spec;
   sptx_hopper_backward_layout layout;
-  sptx_ring keys, q, d_o, row_data, scores;
+  sptx_ring keys, q, d_o, row_data, scores, ranges;
+  bool producer; /* which role is being written */
   sptx_thread_place at;
   sptx_value consumer, base, scale, scale_log2;
   sptx_hopper_rows query, key; /* rows of the query block and of the key tile */
@@ -34,6 +36,7 @@ typedef struct sptx_backward {
   sptx_value carries;          /* whether dQ of the block has been begun */
   sptx_value held[2][16];      /* K and V of narrow heads, as operands */
   sptx_value d_k[64], d_v[64]; /* slots */
+  sptx_value scores_ahead[32]; /* slots: S^T of the block that comes next */
 } sptx_backward;
 
 void sptx_backward_open_rings(sptx_backward *b, bool producer);
@@ -52,9 +55,12 @@ typedef struct sptx_backward_tiles {
 } sptx_backward_tiles;
 sptx_backward_tiles sptx_backward_tiles_begin(sptx_backward *b);
 void sptx_backward_tiles_end(sptx_backward *b, sptx_backward_tiles *tiles);
-/* A loop over query blocks; a field of the tile's sptx_hopper_block_range, loaded where it is needed. */
+/* A loop over query blocks; a field of the tile's sptx_hopper_block_range, loaded where it is needed: by
+ * producers from memory, by consumers from where the producer of keys has laid it. */
 sptx_loop sptx_backward_block_loop(sptx_backward *b, sptx_value first, sptx_value last);
 sptx_value sptx_backward_block_limit(sptx_backward *b, size_t field);
+/* The address in memory of the tile's entry in the block table, i64. */
+sptx_value sptx_backward_range_address(sptx_backward *b);
 
 /* Each consumer computes half the columns of a block's dQ, 32 or 64; packed: all columns of its own rows. */
 int sptx_backward_d_q_columns(const sptx_backward *b);

@@ -21,7 +21,6 @@ static void load_keys(sptx_backward *b) {
       sptx_tensor_load(e, sptx_addi(e, buffer, b->layout.v - b->layout.k), e->maps[MAP_V], place,
                        sptx_ring_full(e, &b->keys));
     }
-  sptx_ring_advance(e, &b->keys);
 }
 
 /* Q; or dO, with O where D is made here. */
@@ -44,10 +43,27 @@ static void load_queries(sptx_backward *b, const sptx_ring *ring, int map) {
   }
 }
 
+/* The tile's limits, for the consumers; of sinks that do not carry the first four. */
+static void write_range(sptx_backward *b) {
+  sptx_gpu_emitter *e = b->e;
+  int quads = b->spec->d_q == SPTX_HOPPER_CARRY ? RANGE_BYTES / 16 : 1;
+  sptx_value from = sptx_backward_range_address(b), to = sptx_ring_buffer(e, &b->ranges),
+             values[RANGE_BYTES / 16];
+  for (int i = 0; i < quads; i++)
+    values[i] = sptx_load_constant(e, LLVMVectorType(e->i32, 4), sptx_addi(e, from, 16 * i), 16);
+  sptx_ring_wait_empty(e, &b->ranges);
+  for (int i = 0; i < quads; i++)
+    sptx_shared_store(e, values[i], sptx_addi(e, to, 16 * i), 16);
+  sptx_mbarrier_arrive_if(e, sptx_ring_full(e, &b->ranges), sptx_i32(e, 1));
+}
+
 static void produce_keys(sptx_backward *b) {
   sptx_backward_open_rings(b, true);
   sptx_backward_tiles tiles = sptx_backward_tiles_begin(b);
   load_keys(b);
+  if (!b->spec->packed) /* last, since its place comes free after the keys' */
+    write_range(b);
+  sptx_ring_advance(b->e, &b->keys);
   sptx_backward_tiles_end(b, &tiles);
 }
 

@@ -54,6 +54,16 @@ void sptx_ring_advance(sptx_gpu_emitter *e, const sptx_ring *ring) {
   sptx_set_slot(e, ring->parity, flipped);
 }
 
+sptx_ring sptx_ring_ahead(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value stays) {
+  sptx_ring ahead = *ring;
+  ahead.stage = sptx_slot(e, e->i32, sptx_get(e, ring->stage));
+  ahead.parity = sptx_slot(e, e->i32, sptx_get(e, ring->parity));
+  sptx_ring_advance(e, &ahead);
+  sptx_set_slot(e, ahead.stage, sptx_select(e, stays, sptx_get(e, ring->stage), sptx_get(e, ahead.stage)));
+  sptx_set_slot(e, ahead.parity, sptx_select(e, stays, sptx_get(e, ring->parity), sptx_get(e, ahead.parity)));
+  return ahead;
+}
+
 sptx_item_loop sptx_item_loop_begin(sptx_gpu_emitter *e) {
   sptx_item_loop loop;
   loop.turn = sptx_slot(e, e->i32, sptx_block_index(e));

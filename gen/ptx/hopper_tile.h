@@ -30,6 +30,8 @@ void sptx_ring_wait_empty(sptx_gpu_emitter *e, const sptx_ring *ring);
 void sptx_ring_fill(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value bytes); /* waits, then expects */
 void sptx_ring_release(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value first_lane);
 void sptx_ring_advance(sptx_gpu_emitter *e, const sptx_ring *ring);
+/* The ring as it will be after an advance, or, where stays (i1) holds, as it is. */
+sptx_ring sptx_ring_ahead(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value stays);
 
 /* The persistent loop: CTA c of G takes items c, 2G-1-c, 2G+c, ... so that every CTA gets its share of long
  * items. */
