@@ -159,7 +159,8 @@ static void score_gradients(sptx_backward *b, const sptx_value *p, sptx_value *d
   }
 }
 
-/* dS^T of this consumer's keys to shared memory. */
+/* dS^T of this consumer's keys to shared memory, and the row data, which every lane has read, back: a lane
+ * may say so for its warp only after it has met the others. */
 static void share_scores(sptx_backward *b, const sptx_value *packed) {
   sptx_gpu_emitter *e = b->e;
   sptx_value own = sptx_muli(e, sptx_backward_recompute(b, b->consumer), 8192);
@@ -171,10 +172,11 @@ static void share_scores(sptx_backward *b, const sptx_value *packed) {
   sptx_fence_proxy_async(e);
   if (b->spec->packed) {
     sptx_backward_group_sync(b);
-    return;
+  } else {
+    sptx_warp_sync(e);
+    sptx_mbarrier_arrive_if(e, sptx_ring_full(e, &b->scores), b->at.first_lane);
   }
-  sptx_warp_sync(e);
-  sptx_mbarrier_arrive_if(e, sptx_ring_full(e, &b->scores), b->at.first_lane);
+  sptx_ring_release(e, &b->row_data, b->at.first_lane);
 }
 
 static void read_slots(sptx_backward *b, const sptx_value *slots, sptx_value *values, int count) {
@@ -239,7 +241,6 @@ static void packed_step(sptx_backward *b) {
   keep_order(b);
   sptx_wgmma_wait(e, 0, ds, scores);
   score_gradients(b, s, ds);
-  sptx_ring_release(e, &b->row_data, b->at.first_lane);
   sptx_backward_pack(b, s, packed_p, BLOCK / 4);
   sptx_backward_pack(b, ds, packed_ds, BLOCK / 4);
   accumulate_packed(b, packed_p, packed_ds);
@@ -317,7 +318,6 @@ static void step(sptx_backward *b, bool masked, bool later) {
   multiply_rows(b, packed_p, own_queries(b, &b->d_o), d_v, true);
   sptx_wgmma_wait(e, 1, ds, narrow && later && adds ? scores + queries : scores);
   score_gradients(b, s, ds);
-  sptx_ring_release(e, &b->row_data, b->at.first_lane);
   if (narrow && later && adds)
     sptx_backward_stage_d_q(b, d_q);
   sptx_backward_pack(b, ds, packed_ds, BLOCK / 4);
@@ -372,12 +372,15 @@ static void walk_blocks(sptx_backward *b) {
 }
 
 static void release_keys(sptx_backward *b) {
+  sptx_warp_sync(b->e);
   sptx_ring_release(b->e, &b->keys, b->at.first_lane);
 }
 
 static void next_tile(sptx_backward *b) {
-  if (!b->spec->packed)
+  if (!b->spec->packed) {
+    sptx_warp_sync(b->e);
     sptx_ring_release(b->e, &b->ranges, b->at.first_lane);
+  }
   sptx_ring_advance(b->e, &b->keys);
 }
 

@@ -4,8 +4,9 @@
 #
 #   sanitize.sh [BUILD] [FILTER...]     BUILD: a build folder (build); FILTER: see test_gpu_attention --filter
 #
-# Without filters it takes one case of each kind: the tools slow kernels down by orders of magnitude. SANITIZER
-# names another compute-sanitizer. Exit status: 0 clean, 1 not, 77 no compute-sanitizer or no GPU.
+# Without filters it takes cases of each kind, some long enough that stages are used twice: the tools slow
+# kernels down by orders of magnitude. SANITIZER names another compute-sanitizer. Exit status: 0 clean, 1 not,
+# 77 no compute-sanitizer or no GPU.
 set -eu
 build=${1:-build}
 [ $# -eq 0 ] || shift
@@ -15,6 +16,9 @@ test=$build/tests/gpu/test_gpu_attention
 [ -x "$sanitizer" ] || { echo "skipped: no compute-sanitizer"; exit 77; }
 if [ $# -eq 0 ]; then
   set -- 'local window=100 step 0 bf16 backward B1 H2/2 n_q 127' \
+    'local window=37 step 0 bf16 backward B1 H2/2 n_q 389 n_k 389 D64 contiguous' \
+    'local  step 0 f16 backward B1 H2/2 n_q 389 n_k 389 D128 contiguous' \
+    'strided  step 1 bf16 backward B1 H2/2 n_q 389' \
     'strided-merged stride=24 step 0 bf16 backward B1 H2/2 n_q 100' \
     'fixed-merged stride=64 step 0 f16 backward B1 H2/2 n_q 127' \
     'dense  step 0 bf16 backward B1 H2/2 n_q 100' \
