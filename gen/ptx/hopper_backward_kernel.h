@@ -1,6 +1,7 @@
-/* Inside the Hopper backward kernel: what its parts share. hopper_backward.c lays out shared memory and
- * starts both roles, hopper_backward_producers.c loads, hopper_backward_consumers.c multiplies,
- * hopper_backward_d_q.c and hopper_backward_gradients.c move finished gradients to memory. */
+/* Inside the Hopper backward kernel: what its parts share. hopper_backward.c starts both roles,
+ * hopper_backward_tiles.c lays out shared memory and walks over tiles, hopper_backward_producers.c loads,
+ * hopper_backward_consumers.c multiplies, hopper_backward_d_q.c and hopper_backward_gradients.c move finished
+ * gradients to memory. */
 #ifndef SPTX_GEN_PTX_HOPPER_BACKWARD_KERNEL_H
 #define SPTX_GEN_PTX_HOPPER_BACKWARD_KERNEL_H
 

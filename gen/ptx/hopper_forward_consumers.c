@@ -6,10 +6,6 @@
 /* Of a step's tile: none; from the high bounds; the first one, which may have both; from the low bounds. */
 enum mask { MASK_NONE, MASK_HIGH, MASK_FIRST, MASK_LOW };
 
-sptx_hopper_row sptx_forward_row_of(sptx_forward *f, int half) {
-  return sptx_hopper_row_of(f->e, &f->rows, f->consumer, sptx_addi(f->e, f->at.row, 8 * half));
-}
-
 static void find_row_bounds(sptx_forward *f) {
   for (int half = 0; half < 2; half++) {
     sptx_hopper_row row = sptx_forward_row_of(f, half);
@@ -96,14 +92,6 @@ static void mask_scores(sptx_forward *f, enum mask mask, sptx_value tile, sptx_v
     mask_side(f, tile, false, s);
     mask_side_if(f, sptx_icmp(e, LLVMIntSGE, tile, f->high_first), tile, true, s);
   }
-}
-
-sptx_value sptx_forward_across_quad(sptx_gpu_emitter *e, sptx_value x, bool maximum) {
-  for (int mask = 1; mask <= 2; mask *= 2) {
-    sptx_value other = sptx_shuffle_xor(e, x, mask);
-    x = maximum ? sptx_max(e, x, other) : sptx_add(e, x, other);
-  }
-  return x;
 }
 
 /* Folds every fourth-pair of a row into four chains, then one. */

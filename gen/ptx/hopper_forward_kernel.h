@@ -1,6 +1,6 @@
-/* Inside the Hopper forward kernel: what its parts share. hopper_forward.c lays out shared memory, finds each
- * item's tiles and starts both roles, hopper_forward_producer.c loads, hopper_forward_consumers.c multiplies
- * and takes the softmax, hopper_forward_output.c merges and stores. */
+/* Inside the Hopper forward kernel: what its parts share. hopper_forward.c starts both roles,
+ * hopper_forward_tiles.c lays out shared memory and finds each item's tiles, hopper_forward_producer.c loads,
+ * hopper_forward_consumers.c multiplies and takes the softmax, hopper_forward_output.c merges and stores. */
 #ifndef SPTX_GEN_PTX_HOPPER_FORWARD_KERNEL_H
 #define SPTX_GEN_PTX_HOPPER_FORWARD_KERNEL_H
 

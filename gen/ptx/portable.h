@@ -142,6 +142,8 @@ void sptx_async_commit(sptx_portable *p);
 void sptx_async_wait(sptx_portable *p); /* all groups of this thread */
 sptx_value sptx_load_shared_f32(sptx_portable *p, sptx_value address);
 void sptx_load_shared_pair(sptx_portable *p, sptx_value address, sptx_value out[2]);
+/* Two floats to two elements in one 32-bit word (16-bit types). */
+sptx_value sptx_portable_pack(sptx_portable *p, sptx_value low, sptx_value high);
 /* Two neighbouring elements of a type in global memory as floats. */
 void sptx_load_pair(sptx_portable *p, enum sptx_element element, sptx_value address, sptx_value out[2]);
 void sptx_store_pair(sptx_portable *p, enum sptx_element element, sptx_value address, sptx_value a,
@@ -184,8 +186,6 @@ void sptx_product_nt(sptx_portable *p, sptx_accumulator *acc, sptx_value rows, c
 /* acc += weights * columns: weights is [rows][spec->columns] in accumulator layout, acc [rows][head_dim]. */
 void sptx_product_nn(sptx_portable *p, sptx_accumulator *acc, const sptx_accumulator *weights,
                      sptx_value columns);
-/* Two floats to two elements in one 32-bit word (16-bit types). */
-sptx_value sptx_portable_pack(sptx_portable *p, sptx_value low, sptx_value high);
 
 /* ---- portable_rows.c: the rows of a CTA, the columns they need, masks ---- */
 

@@ -26,14 +26,6 @@ static void set_zero(sptx_portable *p, sptx_accumulator *acc, int blocks) {
         acc->at[m][n][i] = sptx_f32(p->e, 0.0);
 }
 
-sptx_value sptx_portable_pack(sptx_portable *p, sptx_value low, sptx_value high) {
-  sptx_value operands[2] = {high, low};
-  return sptx_asm(p->e, p->e->i32,
-                  p->spec->element == SPTX_ELEMENT_BF16 ? "cvt.rn.bf16x2.f32 $0, $1, $2;"
-                                                        : "cvt.rn.f16x2.f32 $0, $1, $2;",
-                  "=r,f,f", operands, 2, true);
-}
-
 static void load_matrix(sptx_portable *p, sptx_value address, bool transpose, sptx_value out[4]) {
   sptx_value all = sptx_asm(p->e, sptx_struct_of(p->e, p->e->i32, 4),
                             transpose ? "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {$0,$1,$2,$3}, [$4];"

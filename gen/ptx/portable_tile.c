@@ -277,6 +277,14 @@ void sptx_load_pair(sptx_portable *p, enum sptx_element element, sptx_value addr
   }
 }
 
+sptx_value sptx_portable_pack(sptx_portable *p, sptx_value low, sptx_value high) {
+  sptx_value operands[2] = {high, low};
+  return sptx_asm(p->e, p->e->i32,
+                  p->spec->element == SPTX_ELEMENT_BF16 ? "cvt.rn.bf16x2.f32 $0, $1, $2;"
+                                                        : "cvt.rn.f16x2.f32 $0, $1, $2;",
+                  "=r,f,f", operands, 2, true);
+}
+
 void sptx_store_pair(sptx_portable *p, enum sptx_element element, sptx_value address, sptx_value a,
                      sptx_value b) {
   sptx_gpu_emitter *e = p->e;
