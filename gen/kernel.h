@@ -23,9 +23,10 @@ typedef struct sptx_problem {
   int64_t batch, heads, kv_heads, n_q, n_k;
   int head_dim; /* 16..256, a multiple of 8 */
   sptx_strides q, k, v, o;
-  bool soft_cap;      /* score = cap * tanh(score / cap), after scale */
-  bool alibi;         /* score += slope[head] * (j - i), in positions, after the cap */
-  bool deterministic; /* backward bit-identical from run to run */
+  bool soft_cap;       /* score = cap * tanh(score / cap), after scale */
+  bool alibi;          /* score += slope[head] * (j - i), in positions, after the cap */
+  bool negative_scale; /* a greatest score before scaling is none after it */
+  bool deterministic;  /* backward bit-identical from run to run */
 } sptx_problem;
 
 #endif

@@ -152,6 +152,7 @@ static sptx_problem problem_of(const sptx_attention_desc *desc) {
       .o = strides_of(desc->o),
       .soft_cap = desc->soft_cap > 0,
       .alibi = desc->alibi_slopes != NULL,
+      .negative_scale = desc->scale < 0,
       .deterministic = !(desc->flags & SPTX_NONDETERMINISTIC),
   };
 }

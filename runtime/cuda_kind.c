@@ -119,8 +119,6 @@ static enum sptx_code upload_slopes(cuda_attention *cuda, const sptx_request *re
 
 static enum sptx_code create(void *device, const sptx_request *request, void **attention, sptx_error *error) {
   *attention = NULL;
-  if (request->scale < 0) /* kernels look for the greatest score before they scale it */
-    return sptx_fail(error, SPTX_CODE_UNSUPPORTED, "GPU kernels need a scale above 0: negate q instead");
   cuda_attention *cuda = calloc(1, sizeof *cuda);
   if (!cuda)
     return sptx_fail(error, SPTX_CODE_OUT_OF_MEMORY, "not enough memory for an attention");

@@ -135,7 +135,7 @@ typedef struct sptx_attention_desc {
   int64_t n_q, n_k;               /* n_q <= n_k: the last query is aligned with the last key */
   int64_t head_dim;               /* 16..256, a multiple of 8 */
   int64_t step;                   /* which step of an interleaved pattern */
-  float scale;                    /* 0 means 1 / sqrt(head_dim); below 0 on "cpu" only */
+  float scale;                    /* 0 means 1 / sqrt(head_dim) */
   float soft_cap;                 /* 0 means none; else score = cap * tanh(score / cap) */
   const float *alibi_slopes;      /* NULL or heads host floats, copied: score += slope * (j - i) */
   sptx_tensor_strides q, k, v, o; /* gradients share them, d_o those of o */

@@ -104,10 +104,11 @@ enum sptx_code sptx_wisdom_key_make(const sptx_problem *problem, enum sptx_pass 
                                     sptx_wisdom_texts *texts, sptx_error *error) {
   SPTX_TRY(write_pieces(lists, class_count, texts->piece, error));
   snprintf(texts->shape, sizeof texts->shape,
-           "queries 2^%d keys 2^%d heads 2^%d group %" PRId64 " head_dim %d%s%s%s", class_of(problem->n_q),
+           "queries 2^%d keys 2^%d heads 2^%d group %" PRId64 " head_dim %d%s%s%s%s", class_of(problem->n_q),
            class_of(problem->n_k), class_of(problem->batch * problem->heads),
            problem->heads / problem->kv_heads, problem->head_dim, problem->soft_cap ? " soft_cap" : "",
-           problem->alibi ? " alibi" : "", problem->deterministic ? "" : " nondeterministic");
+           problem->alibi ? " alibi" : "", problem->negative_scale ? " negative_scale" : "",
+           problem->deterministic ? "" : " nondeterministic");
   texts->key = (sptx_wisdom_key){.piece = texts->piece,
                                  .shape = texts->shape,
                                  .element = sptx_element_name(problem->element),

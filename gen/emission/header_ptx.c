@@ -21,7 +21,7 @@ static const char common[] =
     "  uint64_t workspace;    /* as many bytes as the pass asks for, 256-byte aligned */\n"
     "  uint64_t constants;    /* a copy of the pass's constants, 256-byte aligned */\n"
     "  uint64_t alibi_slopes; /* a float for each head */\n"
-    "  float scale, soft_cap;\n"
+    "  float scale, soft_cap; /* both above 0 */\n"
     "  int64_t position;\n"
     "} @_arguments;\n"
     "\n"

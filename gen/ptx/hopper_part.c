@@ -51,7 +51,7 @@ static enum sptx_code check(const sptx_problem *problem, const sptx_piece *piece
     return refuse(error, piece, "it has a predicate");
   if (problem->element == SPTX_ELEMENT_F32)
     return refuse(error, piece, "the elements are float32");
-  if (problem->soft_cap || problem->alibi)
+  if (problem->soft_cap || problem->alibi || problem->negative_scale)
     return refuse(error, piece, "of the score change");
   if (piece->query.inner_count != 1 || piece->query.shared_count > 1 || piece->key.inner_count > 2 ||
       piece->key.inner_count + piece->key.shared_count > 2)

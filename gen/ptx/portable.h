@@ -44,7 +44,7 @@ typedef struct sptx_portable_spec {
   int query_digits, key_digits;
   int view_digits; /* DECODE: of the query view, shared ones too */
   int group;       /* DECODE: query heads of one key head that a CTA does together */
-  bool soft_cap, alibi, merge;
+  bool soft_cap, alibi, negative_scale, merge;
   bool want_d_k, want_d_v;   /* D_KV: which of the two this kernel computes */
   bool add, final;           /* gradients: see sptx_gpu_job */
   bool loose;                /* rows may start between multiples of 16 bytes */
@@ -159,6 +159,8 @@ sptx_value sptx_score_apply(sptx_portable *p, const sptx_score *score, sptx_valu
                             sptx_value key_minus_query, sptx_value *slope);
 /* What a score is multiplied with before 2^x: raw products still need the scale, changed scores do not. */
 sptx_value sptx_score_factor(sptx_portable *p, const sptx_score *score);
+/* Whether scores are scaled before the greatest is looked for, not after. */
+bool sptx_scales_first(const sptx_portable_spec *spec);
 
 /* ---- portable_mma.c: matrix products ---- */
 

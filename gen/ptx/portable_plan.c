@@ -143,6 +143,7 @@ enum sptx_code sptx_portable_params_begin(sptx_gpu_planner *planner, const sptx_
   spec->key_digits = piece->key.inner_count;
   spec->soft_cap = problem->soft_cap;
   spec->alibi = problem->alibi;
+  spec->negative_scale = problem->negative_scale;
   if (problem->element == SPTX_ELEMENT_F32)
     spec->f32_mode =
         planner->schedule.f32_mode ? (enum sptx_portable_f32)planner->schedule.f32_mode : SPTX_F32_TF32X3;
@@ -243,11 +244,12 @@ static void write_symbol(const sptx_portable_spec *s, char *symbol, size_t size)
   if (s->role == SPTX_PORTABLE_DECODE)
     snprintf(predicate + strlen(predicate), sizeof predicate - strlen(predicate), "_g%d_h%d", s->view_digits,
              s->group);
-  snprintf(flags, sizeof flags, "%s%s%s%s%s%s%s%s%s%s%s", s->soft_cap ? "_cap" : "", s->alibi ? "_alibi" : "",
-           s->merge ? "_merge" : "", s->want_d_k && !s->want_d_v ? "_dk" : "",
-           s->want_d_v && !s->want_d_k ? "_dv" : "", s->add ? "_add" : "", s->final ? "_final" : "",
-           s->hold_rows ? "_held" : "", s->role != SPTX_PORTABLE_FORWARD && s->stages == 1 ? "_s1" : "",
-           s->loose ? "_loose" : "", predicate);
+  snprintf(flags, sizeof flags, "%s%s%s%s%s%s%s%s%s%s%s%s", s->soft_cap ? "_cap" : "",
+           s->alibi ? "_alibi" : "", s->negative_scale ? "_negative" : "", s->merge ? "_merge" : "",
+           s->want_d_k && !s->want_d_v ? "_dk" : "", s->want_d_v && !s->want_d_k ? "_dv" : "",
+           s->add ? "_add" : "", s->final ? "_final" : "", s->hold_rows ? "_held" : "",
+           s->role != SPTX_PORTABLE_FORWARD && s->stages == 1 ? "_s1" : "", s->loose ? "_loose" : "",
+           predicate);
   snprintf(symbol, size, "sptx_%s_%s_sm80_d%d_r%dx%d_c%d_%s%d%d_v%d%d%s%s", element_names[s->element],
            role_names[s->role], s->head_dim, s->warps, s->row_blocks * 16, s->columns,
            s->kind == SPTX_PIECE_BAND ? "band" : "tiles", (int)s->lo, (int)s->hi, s->query_digits,

@@ -177,7 +177,7 @@ static sptx_value lane_column(sptx_portable *p, sptx_value column) {
 void sptx_rows_scores(sptx_portable *p, const sptx_portable_rows *rows, const sptx_score *score,
                       sptx_accumulator *s, sptx_value column, sptx_accumulator *slope) {
   sptx_gpu_emitter *e = p->e;
-  if (!p->spec->soft_cap && !p->spec->alibi)
+  if (!sptx_scales_first(p->spec))
     return;
   for (int n = 0; n < s->blocks; n++)
     for (int c = 0; c < 2; c++) {

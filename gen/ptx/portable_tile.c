@@ -341,6 +341,10 @@ sptx_value sptx_score_apply(sptx_portable *p, const sptx_score *score, sptx_valu
   return result;
 }
 
+bool sptx_scales_first(const sptx_portable_spec *spec) {
+  return spec->soft_cap || spec->alibi || spec->negative_scale;
+}
+
 sptx_value sptx_score_factor(sptx_portable *p, const sptx_score *score) {
-  return p->spec->soft_cap || p->spec->alibi ? sptx_f32(p->e, 1.0) : score->scale_log2;
+  return sptx_scales_first(p->spec) ? sptx_f32(p->e, 1.0) : score->scale_log2;
 }

@@ -328,8 +328,9 @@ static void compare_all(run_state *s, char *message, size_t size) {
       d_q,         d_k,       d_v,         c->pass == SPTX_PASS_DECODE ? c->position - (c->n_k - 1) : 0};
   double unit = 0x1p-22, dim = c->head_dim,
          p = c->element == SPTX_ELEMENT_F32 ? 0 : reference_epsilon(c->element) / 2;
-  double score = 4 * unit * (2 + s->scale * dim / 2 + c->soft_cap + (c->alibi ? (double)c->n_k / 4 : 0));
-  double size_of_d = (4 * score + 8 * unit + 2 * p) * sqrt(dim) * sqrt(dim) * s->scale;
+  double score =
+      4 * unit * (2 + fabs(s->scale) * dim / 2 + c->soft_cap + (c->alibi ? (double)c->n_k / 4 : 0));
+  double size_of_d = (4 * score + 8 * unit + 2 * p) * sqrt(dim) * sqrt(dim) * fabs(s->scale);
   double many = sqrt((double)s->queries) * (double)(c->heads / c->kv_heads);
   reference_forward(&call);
   for (int64_t k = 0; k < count[2]; k++)
@@ -425,8 +426,8 @@ void gpu_case_print(const gpu_case *c, char *text, size_t size) {
                c->parameter ? c->parameter : "", (long long)c->step, sptx_element_name(c->element),
                sptx_pass_name(c->pass), (long long)c->batch, (long long)c->heads, (long long)c->kv_heads,
                (long long)c->n_q, (long long)c->n_k, c->head_dim, layouts[c->layout]);
-  snprintf(text + used, size - (size_t)used, "%s%s%s%s%s%s%s", c->captured ? " captured" : "",
-           c->soft_cap != 0 ? " cap" : "", c->alibi ? " alibi" : "",
+  snprintf(text + used, size - (size_t)used, "%s%s%s%s%s%s%s%s", c->captured ? " captured" : "",
+           c->scale < 0 ? " negative scale" : "", c->soft_cap != 0 ? " cap" : "", c->alibi ? " alibi" : "",
            c->nondeterministic ? " nondeterministic" : "", c->without_lse ? " no lse" : "",
            c->schedule ? " " : "", c->schedule ? c->schedule : "");
   for (char *newline; (newline = strchr(text, '\n'));)

@@ -102,6 +102,7 @@ enum sptx_code portable_open(portable_session *s, const portable_case *c, sptx_e
                               .v = strides_of(c, kv_heads, c->n_k),
                               .o = strides_of(c, c->heads, queries),
                               .soft_cap = c->soft_cap != 0,
+                              .negative_scale = c->negative_scale,
                               .alibi = c->alibi,
                               .deterministic = true};
   SPTX_TRY(sptx_pattern_resolve(s->pattern, c->step, c->heads, c->n_q, c->n_k, &s->instance, error));
@@ -153,7 +154,7 @@ static void tensors_create(const portable_session *s, tensors *t) {
   }
   for (int64_t h = 0; h < c->heads; h++)
     t->slopes[h] = exp2f(-8.0f * (float)(h + 1) / (float)c->heads);
-  t->scale = 1 / sqrtf((float)c->head_dim);
+  t->scale = (c->negative_scale ? -1 : 1) / sqrtf((float)c->head_dim);
 }
 
 static void tensors_free(tensors *t) {
@@ -233,7 +234,8 @@ static void compare_all(const portable_session *s, const tensors *t) {
   double unit = 0x1p-24, dim = c->head_dim;
   double rounding = c->element == SPTX_ELEMENT_F32 ? 2 * unit : reference_epsilon(c->element) / 2 * 1.01;
   double operand = c->element != SPTX_ELEMENT_F32 ? rounding : c->schedule.f32_mode == 3 ? 0x1p-11 : 2 * unit;
-  double score = 8 * unit * (1 + t->scale * dim / 2) + (c->element == SPTX_ELEMENT_F32 ? operand * 2 : 0);
+  double score =
+      8 * unit * (1 + fabs(t->scale) * dim / 2) + (c->element == SPTX_ELEMENT_F32 ? operand * 2 : 0);
   score += 8 * unit * c->soft_cap + (c->alibi ? 4 * unit * (double)c->n_k : 0);
   int64_t queries = t->q.rows, rows = c->batch * c->heads * queries;
   oracle o = {&s->instance, c->pass == SPTX_PASS_DECODE ? c->position : 0};
@@ -254,7 +256,7 @@ static void compare_all(const portable_session *s, const tensors *t) {
   if (c->pass == SPTX_PASS_BACKWARD) {
     reference_backward(&call);
     double many = sqrt((double)c->n_q) * (double)(c->heads / s->problem.kv_heads);
-    double error = (4 * score + 32 * unit + rounding + 2 * operand) * sqrt(dim) * sqrt(dim) * t->scale;
+    double error = (4 * score + 32 * unit + rounding + 2 * operand) * sqrt(dim) * sqrt(dim) * fabs(t->scale);
     compare(c, "d_q", &t->d_q, wanted[2], error, rounding);
     compare(c, "d_k", &t->d_k, wanted[3], error * many, rounding);
     compare(c, "d_v", &t->d_v, wanted[4], (2 * score + 16 * unit + operand) * many, rounding);

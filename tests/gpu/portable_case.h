@@ -19,7 +19,7 @@ typedef struct portable_case {
   int head_dim;
   enum portable_layout layout;
   double soft_cap;
-  bool alibi;
+  bool alibi, negative_scale;
   sptx_ptx_schedule schedule; /* zeros: defaults */
   uint64_t seed;
   int64_t position; /* decode */

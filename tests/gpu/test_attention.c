@@ -173,7 +173,7 @@ static void add_layouts_and_scores(void) {
         c.kv_heads = variant < 3 ? 6 : variant < 6 ? 2 : 1;
         c.n_q = 200;
         c.n_k = 277;
-        c.scale = variant % 2 ? 0.3f : 0;
+        c.scale = variant % 2 == 0 ? 0 : variant % 4 == 1 ? 0.3f : -0.3f;
         c.soft_cap = variant % 4 == 1 || variant % 4 == 2 ? 2.5f : 0;
         c.alibi = variant % 4 == 2 || variant % 4 == 3;
         c.nondeterministic = variant >= 6;

@@ -75,6 +75,7 @@ static portable_case random_case(const char *pattern, uint64_t *state) {
   c.layout = (enum portable_layout)draw(state, 4);
   c.soft_cap = draw(state, 3) == 0 ? 2.5 : 0;
   c.alibi = draw(state, 3) == 0;
+  c.negative_scale = draw(state, 3) == 0;
   c.schedule.f32_mode = c.element == F32 ? (int)draw(state, 4) : 0;
   c.seed = *state;
   if (draw(state, 4) == 0) {
