@@ -27,8 +27,8 @@ static bool holds_keys(const sptx_backward *b) {
 /* Whether S of the next block is computed while this one's gradients leave: where registers allow, and not
  * for narrow heads that add dQ up, which it makes slower. */
 static bool looks_ahead(const sptx_backward *b) {
-  bool adds = b->spec->d_q == SPTX_HOPPER_ADD;
-  return b->spec->head_dim <= 64 ? !adds : sptx_backward_is_large(b->spec);
+  bool adds = b->spec->d_q == SPTX_HOPPER_ADD, low = b->spec->lower != SPTX_HOPPER_NONE;
+  return b->spec->head_dim <= 64 ? !adds : sptx_backward_is_large(b->spec) && !low;
 }
 
 static int score_slabs(const sptx_backward *b) {

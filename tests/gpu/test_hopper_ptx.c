@@ -119,7 +119,12 @@ ParameterizedTestParameters(hopper, assembles) {
       {SPTX_SET_WINDOW, 700, 100, 0, 16, SPTX_ELEMENT_BF16, false, false},
       {SPTX_SET_ALL, 4096, 0, 0, 64, SPTX_ELEMENT_BF16, false, true},
       {SPTX_SET_ALL, 4096, 0, 0, 128, SPTX_ELEMENT_F16, false, true},
+      /* dQ of windows is added up, or carried where they are long */
       {SPTX_SET_WINDOW, 4096, 128, 0, 64, SPTX_ELEMENT_BF16, false, true},
+      {SPTX_SET_WINDOW, 131072, 128, 0, 64, SPTX_ELEMENT_BF16, false, true},
+      {SPTX_SET_WINDOW, 4096, 128, 0, 128, SPTX_ELEMENT_BF16, false, true},
+      {SPTX_SET_WINDOW, 131072, 128, 0, 128, SPTX_ELEMENT_F16, false, true},
+      {SPTX_SET_WINDOW, 131072, 128, 0, 96, SPTX_ELEMENT_BF16, false, true},
       {SPTX_SET_STRIDE, 4096, 32, 0, 64, SPTX_ELEMENT_BF16, false, true},
       {SPTX_SET_STRIDE, 4096, 32, 0, 128, SPTX_ELEMENT_BF16, false, true},
       {SPTX_SET_STRIDE, 3072, 96, 0, 128, SPTX_ELEMENT_BF16, false, true},
