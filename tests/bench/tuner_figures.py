@@ -53,6 +53,8 @@ class Figures:
                    direction, "--wisdom", wisdom, "--json", *options]
         begin = time.monotonic()
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        if "--exhaustive" in options and self.arguments.keep:
+            (self.arguments.keep / f"{pattern}-{direction}.json").write_text(done.stdout)
         return json.loads(done.stdout)["results"][0], time.monotonic() - begin
 
     def line(self, name, value, goal, reached):
@@ -148,6 +150,8 @@ def main():
     parser.add_argument("--passes", type=names, default=["forward", "backward"], help="%(default)s")
     parser.add_argument("--exhaustive", type=names, default=["local", "strided-merged", "bigbird"],
                         help="patterns to search exhaustively (%(default)s)")
+    parser.add_argument("--keep", type=pathlib.Path, metavar="FOLDER",
+                        help="keeps what exhaustive searches measured, PATTERN-PASS.json")
     parser.add_argument("--budget", default="8s", help="of each search (%(default)s)")
     parser.add_argument("--device", default="cpu", help="%(default)s")
     parser.add_argument("--dtype", default="f32", help="%(default)s")
