@@ -347,6 +347,16 @@ void sptx_set_slot(sptx_gpu_emitter *e, sptx_value slot, sptx_value value) {
   LLVMBuildStore(e->builder, value, slot);
 }
 
+void sptx_get_slots(sptx_gpu_emitter *e, const sptx_value *slots, sptx_value *values, int count) {
+  for (int i = 0; i < count; i++)
+    values[i] = sptx_get(e, slots[i]);
+}
+
+void sptx_set_slots(sptx_gpu_emitter *e, const sptx_value *slots, const sptx_value *values, int count) {
+  for (int i = 0; i < count; i++)
+    sptx_set_slot(e, slots[i], values[i]);
+}
+
 static LLVMBasicBlockRef new_block(sptx_gpu_emitter *e, const char *name) {
   return LLVMAppendBasicBlockInContext(e->context, e->function, name);
 }

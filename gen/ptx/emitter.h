@@ -95,6 +95,8 @@ sptx_value sptx_extract(sptx_gpu_emitter *e, sptx_value aggregate, int index);
 sptx_value sptx_slot(sptx_gpu_emitter *e, LLVMTypeRef type, sptx_value initial);
 sptx_value sptx_get(sptx_gpu_emitter *e, sptx_value slot);
 void sptx_set_slot(sptx_gpu_emitter *e, sptx_value slot, sptx_value value);
+void sptx_get_slots(sptx_gpu_emitter *e, const sptx_value *slots, sptx_value *values, int count);
+void sptx_set_slots(sptx_gpu_emitter *e, const sptx_value *slots, const sptx_value *values, int count);
 
 /* if (condition) { ... } else { ... }; the else part may be left out. */
 typedef struct sptx_if {

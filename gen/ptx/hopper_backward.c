@@ -11,7 +11,7 @@
 #include "gen/ptx/hopper_backward_kernel.h"
 
 static int map_count(const sptx_backward *b) {
-  return sptx_backward_makes_delta(b->spec) ? MAP_COUNT : MAP_O;
+  return sptx_backward_makes_delta(b->spec->d_q) ? MAP_COUNT : MAP_O;
 }
 
 /* Rows of packed tiles that no copy writes would hold anything, and 0 * NaN is NaN. */

@@ -41,8 +41,11 @@ typedef struct sptx_hopper_backward_layout {
   int k, v, q, d_o, o, scores, out, d_q, row_data, ranges, barriers, total;
 } sptx_hopper_backward_layout;
 /* Where blocks of queries are visited once or twice, the kernel takes D from O itself; where many CTAs visit
- * each, a launch before it does. */
-bool sptx_backward_makes_delta(const sptx_hopper_backward_spec *spec);
+ * each, and add to its dQ, a launch before it does. */
+bool sptx_backward_makes_delta(enum sptx_hopper_gradient d_q);
+/* Whether blocks of dQ are added to float32 sums warp by warp, 16 rows at a time: they are staged before a
+ * fence of the async proxy and a warp_sync, and added after. */
+bool sptx_backward_adds_by_warps(const sptx_hopper_backward_spec *spec);
 sptx_hopper_backward_layout sptx_hopper_backward_layout_of(const sptx_hopper_backward_spec *spec);
 
 enum sptx_code sptx_hopper_backward_emit(struct sptx_gpu_emitter *emitter, const char *symbol,

@@ -179,16 +179,6 @@ static void share_scores(sptx_backward *b, const sptx_value *packed) {
   sptx_ring_release(e, &b->row_data, b->at.first_lane);
 }
 
-static void read_slots(sptx_backward *b, const sptx_value *slots, sptx_value *values, int count) {
-  for (int i = 0; i < count; i++)
-    values[i] = sptx_get(b->e, slots[i]);
-}
-
-static void write_slots(sptx_backward *b, const sptx_value *slots, const sptx_value *values, int count) {
-  for (int i = 0; i < count; i++)
-    sptx_set_slot(b->e, slots[i], values[i]);
-}
-
 /* A packed item is one block: each gradient leaves its registers before the next needs them. */
 static void accumulate_packed(sptx_backward *b, const sptx_value *p, const sptx_value *ds) {
   sptx_gpu_emitter *e = b->e;
@@ -279,8 +269,7 @@ static void issue_wide(sptx_backward *b, bool later, sptx_value *d_q, sptx_value
 /* One block, and dQ of the one before (later: there is one). The tensor cores compute that dQ while this
  * one's exponentials are taken, dV during dS, and S of the next block while that dQ leaves; nothing is under
  * way when the step ends. Narrow heads have the registers to issue dP^T at once; what is carried of their dQ
- * has the time of the exponentials to come.
- */
+ * comes during the exponentials. */
 static void step(sptx_backward *b, bool masked, bool later) {
   sptx_gpu_emitter *e = b->e;
   int scores = BLOCK / 2, outputs = b->spec->head_dim / 2, queries = sptx_backward_d_q_columns(b) / 2;
@@ -290,10 +279,10 @@ static void step(sptx_backward *b, bool masked, bool later) {
   sptx_value *ds = with_d_q, *d_q = with_d_q + scores, *d_v = both, *d_k = both + outputs;
   sptx_value first = b->query.first;
   b->query.first = sptx_addi(e, first, -BLOCK);
-  read_slots(b, b->d_v, d_v, outputs);
-  read_slots(b, b->d_k, d_k, outputs);
+  sptx_get_slots(e, b->d_v, d_v, outputs);
+  sptx_get_slots(e, b->d_k, d_k, outputs);
   if (later && ahead)
-    read_slots(b, b->scores_ahead, s, scores);
+    sptx_get_slots(e, b->scores_ahead, s, scores);
   if (later && narrow)
     read_carried(b, d_q);
   if (!later || !ahead)
@@ -335,10 +324,10 @@ static void step(sptx_backward *b, bool masked, bool later) {
   sptx_wgmma_wait(e, 0, both, 2 * outputs);
   if (ahead) {
     sptx_wgmma_wait(e, 0, s, scores);
-    write_slots(b, b->scores_ahead, s, scores);
+    sptx_set_slots(e, b->scores_ahead, s, scores);
   }
-  write_slots(b, b->d_v, d_v, outputs);
-  write_slots(b, b->d_k, d_k, outputs);
+  sptx_set_slots(e, b->d_v, d_v, outputs);
+  sptx_set_slots(e, b->d_k, d_k, outputs);
   sptx_ring_release(e, &b->d_o, b->at.first_lane);
   sptx_ring_release(e, &b->q, b->at.first_lane);
   sptx_ring_advance(e, &b->q);
@@ -394,7 +383,7 @@ static void write_key_gradient(sptx_backward *b, bool values) {
     mine = sptx_if_begin(e, sptx_icmp(e, LLVMIntNE, owns, sptx_i32(e, 0)));
   }
   sptx_value x[64] = {NULL};
-  read_slots(b, values ? b->d_v : b->d_k, x, b->spec->head_dim / 2);
+  sptx_get_slots(e, values ? b->d_v : b->d_k, x, b->spec->head_dim / 2);
   if (values)
     sptx_backward_write_d_v(b, x);
   else

@@ -72,9 +72,6 @@ void sptx_backward_read_carried(sptx_backward *b, sptx_value *d_q);
 void sptx_backward_take_carried(sptx_backward *b, sptx_value *d_q);
 /* Wide heads that stage dQ need all registers that consumers can get. */
 bool sptx_backward_is_large(const sptx_hopper_backward_spec *spec);
-/* Whether blocks of dQ are added to float32 sums warp by warp: they are staged before a fence of the async
- * proxy and a warp_sync, and added after. */
-bool sptx_backward_adds_by_warps(const sptx_hopper_backward_spec *spec);
 /* A warp's 16 rows as float32 in boxes of 32 columns (128 bytes, swizzled), box_bytes from one to the next.
  */
 void sptx_backward_stage_boxes(sptx_backward *b, sptx_value region, int box_bytes, const sptx_value *x,

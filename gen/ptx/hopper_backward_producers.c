@@ -26,7 +26,7 @@ static void load_keys(sptx_backward *b) {
 /* Q; or dO, with O where D is made here. */
 static void load_queries(sptx_backward *b, const sptx_ring *ring, int map) {
   sptx_gpu_emitter *e = b->e;
-  bool with_o = map == MAP_D_O && sptx_backward_makes_delta(b->spec);
+  bool with_o = map == MAP_D_O && sptx_backward_makes_delta(b->spec->d_q);
   sptx_ring_fill(e, ring, sptx_muli(e, SPTX_HOPPER_PARAM(e, query_load), with_o ? 2 : 1));
   for (int group = 0; group < (b->spec->packed ? CONSUMERS : 1); group++) {
     /* A loop, so that few registers hold coordinates at a time. */
@@ -102,7 +102,7 @@ static row_sums read_row_sums(sptx_backward *b, sptx_value row) {
   offset = sptx_select(e, r.exists, offset, sptx_i64(e, 0));
   sptx_value lse = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, lse)), offset);
   row_sums sums = {row, r.exists, sptx_load_constant(e, e->f32, lse, 4), NULL};
-  if (sptx_backward_makes_delta(b->spec))
+  if (sptx_backward_makes_delta(b->spec->d_q))
     return sums;
   sptx_value delta = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, workspace)),
                               sptx_add(e, SPTX_HOPPER_PARAM64(e, delta_offset), offset));
@@ -199,7 +199,7 @@ static void produce_rows(sptx_backward *b, void (*write)(sptx_backward *)) {
   item->head = sptx_backward_recompute(b, kept.head);
   item->shared_group = sptx_backward_recompute(b, kept.shared_group);
   write(b);
-  if (sptx_backward_makes_delta(b->spec))
+  if (sptx_backward_makes_delta(b->spec->d_q))
     write_deltas(b);
   *item = kept;
   sptx_mbarrier_arrive_if(e, sptx_ring_full(e, &b->row_data), sptx_i32(e, 1));

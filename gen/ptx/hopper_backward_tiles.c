@@ -2,8 +2,8 @@
  * over key tiles and query blocks with their limits. */
 #include "gen/ptx/hopper_backward_kernel.h"
 
-bool sptx_backward_makes_delta(const sptx_hopper_backward_spec *spec) {
-  return spec->d_q != SPTX_HOPPER_ADD;
+bool sptx_backward_makes_delta(enum sptx_hopper_gradient d_q) {
+  return d_q != SPTX_HOPPER_ADD;
 }
 
 bool sptx_backward_adds_by_warps(const sptx_hopper_backward_spec *spec) {
@@ -28,7 +28,7 @@ sptx_hopper_backward_layout sptx_hopper_backward_layout_of(const sptx_hopper_bac
   l.q = l.v + spec->key_stages * l.key_bytes;
   l.d_o = l.q + spec->stages * l.query_bytes;
   l.o = l.d_o + spec->stages * l.query_bytes;
-  l.scores = l.o + (sptx_backward_makes_delta(spec) ? spec->stages * l.query_bytes : 0);
+  l.scores = l.o + (sptx_backward_makes_delta(spec->d_q) ? spec->stages * l.query_bytes : 0);
   l.out = l.scores + l.score_stages * l.score_bytes;
   l.d_q = l.out + CONSUMERS * SPTX_BACKWARD_OUT_BYTES;
   l.d_q_bytes = sptx_backward_adds_by_warps(spec) ? 16 * 32 * l.chunks * 4 : 0;

@@ -135,16 +135,6 @@ static void keep_probabilities(sptx_forward *f, const sptx_value *s) {
     sptx_set_slot(f->e, f->p[i], sptx_pack(f->e, f->spec->element, s[2 * i], s[2 * i + 1]));
 }
 
-static void read_slots(sptx_forward *f, const sptx_value *slots, sptx_value *values, int count) {
-  for (int i = 0; i < count; i++)
-    values[i] = sptx_get(f->e, slots[i]);
-}
-
-static void write_slots(sptx_forward *f, const sptx_value *slots, const sptx_value *values, int count) {
-  for (int i = 0; i < count; i++)
-    sptx_set_slot(f->e, slots[i], values[i]);
-}
-
 static void first_step(sptx_forward *f) {
   sptx_gpu_emitter *e = f->e;
   sptx_value s[128], rescale[2];
@@ -179,7 +169,7 @@ static void step(sptx_forward *f, sptx_value tile, enum mask mask) {
   int scores = f->spec->key_tile / 2, outputs = f->spec->head_dim / 2;
   sptx_value s[128], both[256], rescale[2];
   sptx_value *o = both;
-  read_slots(f, f->accumulator, o, outputs);
+  sptx_get_slots(e, f->accumulator, o, outputs);
   sptx_ring_wait_full(e, &f->k);
   take_turn(f, false);
   sptx_wgmma_fence(e);
@@ -201,7 +191,7 @@ static void step(sptx_forward *f, sptx_value tile, enum mask mask) {
   keep_probabilities(f, both + outputs);
   for (int i = 0; i < outputs; i++)
     o[i] = sptx_mul(e, o[i], rescale[i / 2 % 2]);
-  write_slots(f, f->accumulator, o, outputs);
+  sptx_set_slots(e, f->accumulator, o, outputs);
 }
 
 /* The tiles [begin, end), from the last to the first. */
@@ -233,7 +223,7 @@ static void skip_tiles(sptx_forward *f, sptx_value count) {
 static void last_product(sptx_forward *f, sptx_value *o) {
   sptx_gpu_emitter *e = f->e;
   int outputs = f->spec->head_dim / 2;
-  read_slots(f, f->accumulator, o, outputs);
+  sptx_get_slots(e, f->accumulator, o, outputs);
   sptx_ring_wait_full(e, &f->v);
   sptx_wgmma_fence(e);
   multiply_values(f, o);

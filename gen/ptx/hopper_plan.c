@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Keys and values of the lanes that run together should stay in the L2 cache (50 to 60 MB). */
 /* Of one multiprocessor; each CTA has 1 KiB of its own besides. */
 #define SHARED_BYTES 233472
 #define REGISTERS 65536

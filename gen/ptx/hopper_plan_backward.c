@@ -45,7 +45,7 @@ static sptx_hopper_backward_spec spec_of(const backward_plan *b, const sptx_piec
   spec.packed = sptx_hopper_pack(piece, part) > 0;
   spec.d_q = b->query_sink;
   /* Packed blocks have twice the rows. Shared memory holds a stage less where it holds O too. */
-  int narrow = spec.packed && sptx_backward_makes_delta(&spec) ? 2 : 3;
+  int narrow = spec.packed && sptx_backward_makes_delta(spec.d_q) ? 2 : 3;
   spec.stages = problem->head_dim <= 64 ? narrow : spec.packed ? 1 : 2;
   spec.key_stages = problem->head_dim > 64 ? 1 : 2;
   spec.key_runs = piece->key.inner_count == 2;
@@ -175,12 +175,12 @@ static void add_maps(const backward_plan *b, const sptx_piece *piece, const sptx
   launch->maps[1] = sptx_hopper_query_map(planner, piece, part, SPTX_GPU_D_O, load, repeats);
   launch->maps[2] = sptx_hopper_key_map(planner, piece, part, SPTX_GPU_K, keys, repeats);
   launch->maps[3] = sptx_hopper_key_map(planner, piece, part, SPTX_GPU_V, keys, repeats);
-  bool by_warps = spec->d_q == SPTX_HOPPER_ADD && !pack;
-  launch->maps[4] = sptx_hopper_query_map(planner, piece, part, SPTX_GPU_D_Q, by_warps ? 16 : rows, repeats);
+  int written = sptx_backward_adds_by_warps(spec) ? 16 : rows;
+  launch->maps[4] = sptx_hopper_query_map(planner, piece, part, SPTX_GPU_D_Q, written, repeats);
   launch->maps[5] = sptx_hopper_key_map(planner, piece, part, SPTX_GPU_D_K, keys, repeats);
   launch->maps[6] = sptx_hopper_key_map(planner, piece, part, SPTX_GPU_D_V, keys, repeats);
   launch->map_count = 7;
-  if (sptx_backward_makes_delta(spec))
+  if (sptx_backward_makes_delta(spec->d_q))
     launch->maps[launch->map_count++] =
         sptx_hopper_query_map(planner, piece, part, SPTX_GPU_O, load, repeats);
   if (spec->d_q == SPTX_HOPPER_ADD)
@@ -316,7 +316,7 @@ enum sptx_code sptx_hopper_backward_add(sptx_gpu_planner *planner, const sptx_pi
   for (int i = 0; i < list->count; i++)
     SPTX_TRY(check_piece(&b, &list->pieces[i], error));
   SPTX_TRY(add_scratch(&b, error));
-  if (b.query_sink == SPTX_HOPPER_ADD)
+  if (!sptx_backward_makes_delta(b.query_sink))
     SPTX_TRY(sptx_rows_add_delta(planner, &b.job, error));
   SPTX_TRY(sptx_hopper_head_table(planner, job, &b.head_table, error));
   for (int i = 0; i < list->count; i++)

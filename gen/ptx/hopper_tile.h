@@ -28,8 +28,7 @@ sptx_value sptx_ring_full(sptx_gpu_emitter *e, const sptx_ring *ring);
 void sptx_ring_wait_full(sptx_gpu_emitter *e, const sptx_ring *ring);
 void sptx_ring_wait_empty(sptx_gpu_emitter *e, const sptx_ring *ring);
 void sptx_ring_fill(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value bytes); /* waits, then expects */
-/* First lanes give a stage back, each for its warp; what lanes have read themselves they must have met over.
- */
+/* First lanes give a stage back, each for its warp, which must have met where lanes have read it. */
 void sptx_ring_release(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value first_lane);
 void sptx_ring_advance(sptx_gpu_emitter *e, const sptx_ring *ring);
 /* The ring as it will be after an advance, or, where stays (i1) holds, as it is. */

@@ -73,15 +73,25 @@ void sptx_x86_amx_release(sptx_x86_emitter *e) {
   sptx_ir_intrinsic(&e->ir, "llvm.x86.tilerelease", NULL, NULL, 0);
 }
 
+/* Opens void name(rows, count, scratch) and its loop over rows: the row of the table, and the place in
+ * scratch, `stride` bytes from one to the next. */
+static LLVMValueRef begin_rows(sptx_x86_emitter *e, const char *name, int64_t stride, sptx_ir_loop *rows,
+                               LLVMValueRef *row, LLVMValueRef *place) {
+  sptx_ir *ir = &e->ir;
+  LLVMTypeRef types[] = {ir->pointer, ir->i64, ir->pointer};
+  LLVMValueRef function = sptx_x86_local_function(e, name, ir->void_type, types, 3);
+  sptx_ir_loop_begin(ir, rows, constant(e, 0), LLVMGetParam(function, 1), constant(e, 1), false, NULL, 0);
+  *row = sptx_ir_load(ir, ir->pointer, scaled(e, LLVMGetParam(function, 0), rows->index, 8), 8);
+  *place = scaled(e, LLVMGetParam(function, 2), rows->index, stride);
+  return function;
+}
+
 /* void amx_keys(rows, count, target): rows as they are, padded to whole tiles with zeros. */
 static LLVMValueRef emit_copy_keys(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[] = {ir->pointer, ir->i64, ir->pointer};
-  LLVMValueRef function = sptx_x86_local_function(e, "amx_keys", ir->void_type, types, 3);
   sptx_ir_loop rows;
-  sptx_ir_loop_begin(ir, &rows, constant(e, 0), LLVMGetParam(function, 1), constant(e, 1), false, NULL, 0);
-  LLVMValueRef source = sptx_ir_load(ir, ir->pointer, scaled(e, LLVMGetParam(function, 0), rows.index, 8), 8);
-  LLVMValueRef target = scaled(e, LLVMGetParam(function, 2), rows.index, depth_of(e) * 2);
+  LLVMValueRef source, target;
+  LLVMValueRef function = begin_rows(e, "amx_keys", depth_of(e) * 2, &rows, &source, &target);
   for (int d = 0, step; d < (int)depth_of(e); d += step) {
     step = e->dim - d >= DEPTH ? DEPTH : BLOCK;
     LLVMTypeRef part = LLVMVectorType(ir->i16, (unsigned)step);
@@ -221,12 +231,9 @@ static LLVMValueRef emit_rows(sptx_x86_emitter *e) {
 /* void amx_add(rows, count, sums): adds to each row those sums. */
 static LLVMValueRef emit_add(sptx_x86_emitter *e) {
   sptx_ir *ir = &e->ir;
-  LLVMTypeRef types[] = {ir->pointer, ir->i64, ir->pointer};
-  LLVMValueRef function = sptx_x86_local_function(e, "amx_add", ir->void_type, types, 3);
   sptx_ir_loop rows;
-  sptx_ir_loop_begin(ir, &rows, constant(e, 0), LLVMGetParam(function, 1), constant(e, 1), false, NULL, 0);
-  LLVMValueRef target = sptx_ir_load(ir, ir->pointer, scaled(e, LLVMGetParam(function, 0), rows.index, 8), 8);
-  LLVMValueRef source = scaled(e, LLVMGetParam(function, 2), rows.index, depth_of(e) * 4);
+  LLVMValueRef source, target;
+  LLVMValueRef function = begin_rows(e, "amx_add", depth_of(e) * 4, &rows, &target, &source);
   for (int d = 0, lanes; d < e->dim; d += lanes) {
     lanes = e->dim - d >= TILE ? TILE : BLOCK;
     LLVMTypeRef part = LLVMVectorType(ir->f32, (unsigned)lanes);
