@@ -308,6 +308,10 @@ sptx_value sptx_asm(sptx_gpu_emitter *e, LLVMTypeRef result, const char *text, c
   return call;
 }
 
+sptx_value sptx_recompute(sptx_gpu_emitter *e, sptx_value x) {
+  return sptx_asm(e, e->i32, "mov.b32 $0, $1;", "=r,r", &x, 1, false);
+}
+
 sptx_value sptx_intrinsic(sptx_gpu_emitter *e, const char *name, LLVMTypeRef *overloads, int overload_count,
                           const sptx_value *operands, int count) {
   unsigned id = LLVMLookupIntrinsicID(name, strlen(name));

@@ -88,6 +88,8 @@ sptx_value sptx_asm(sptx_gpu_emitter *e, LLVMTypeRef result, const char *text, c
                     const sptx_value *operands, int count, bool pure);
 sptx_value sptx_intrinsic(sptx_gpu_emitter *e, const char *name, LLVMTypeRef *overloads, int overload_count,
                           const sptx_value *operands, int count);
+/* The same i32, computed here: what depends on it is not held in registers from where it was known. */
+sptx_value sptx_recompute(sptx_gpu_emitter *e, sptx_value x);
 LLVMTypeRef sptx_struct_of(sptx_gpu_emitter *e, LLVMTypeRef type, int count); /* {type, type, ...} */
 sptx_value sptx_extract(sptx_gpu_emitter *e, sptx_value aggregate, int index);
 

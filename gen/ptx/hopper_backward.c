@@ -33,10 +33,10 @@ static void initialise(sptx_backward *b) {
   sptx_ring_init(e, &b->keys, 1, 4 * CONSUMERS);
   sptx_ring_init(e, &b->q, 1, 4 * CONSUMERS);
   sptx_ring_init(e, &b->d_o, 1, 4 * CONSUMERS);
-  sptx_ring_init(e, &b->row_data, 2 * 32, 4 * CONSUMERS);
+  sptx_ring_init(e, &b->row_data, 2 * 32, 128 * CONSUMERS);
   /* Nobody says that a stage of dS is empty: whoever has shared block j + 1 has read block j. */
   sptx_ring_init(e, &b->scores, 4 * CONSUMERS, 4 * CONSUMERS);
-  sptx_ring_init(e, &b->ranges, 1, 4 * CONSUMERS);
+  sptx_ring_init(e, &b->ranges, 1, 128 * CONSUMERS);
   sptx_mbarrier_init_fence(e);
   for (int i = 0; i < map_count(b); i++)
     sptx_tensor_prefetch(e, e->maps[i]);

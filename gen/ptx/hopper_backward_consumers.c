@@ -6,7 +6,7 @@
 static sptx_value own_keys(sptx_backward *b, bool values) {
   sptx_gpu_emitter *e = b->e;
   sptx_value place = sptx_add(e, sptx_ring_buffer(e, &b->keys),
-                              sptx_muli(e, sptx_backward_recompute(b, b->consumer), b->layout.group_bytes));
+                              sptx_muli(e, sptx_recompute(e, b->consumer), b->layout.group_bytes));
   return values ? sptx_addi(e, place, b->layout.v - b->layout.k) : place;
 }
 
@@ -81,8 +81,7 @@ static void multiply_d_q(sptx_backward *b, sptx_value *d_q, bool accumulate) {
     scores = sptx_add(e, scores, sptx_muli(e, b->consumer, 8192));
     keys = sptx_add(e, keys, sptx_muli(e, b->consumer, b->layout.group_bytes));
   } else {
-    keys = sptx_add(e, keys,
-                    sptx_muli(e, sptx_backward_recompute(b, b->consumer), b->layout.chunks == 1 ? 64 : 8192));
+    keys = sptx_add(e, keys, sptx_muli(e, sptx_recompute(e, b->consumer), b->layout.chunks == 1 ? 64 : 8192));
   }
   sptx_value a = sptx_descriptor_mn_major(e, scores, 8192);
   sptx_value k = sptx_descriptor_mn_major(e, keys, 8192);
@@ -122,9 +121,7 @@ static void probabilities(sptx_backward *b, bool masked, sptx_value *s) {
   if (!b->spec->packed)
     row = sptx_add(
         e, row,
-        sptx_muli(e,
-                  sptx_add(e, sptx_muli(e, sptx_backward_recompute(b, b->key_tile), CONSUMERS), b->consumer),
-                  64));
+        sptx_muli(e, sptx_add(e, sptx_muli(e, sptx_recompute(e, b->key_tile), CONSUMERS), b->consumer), 64));
   sptx_value key[2] = {row, sptx_addi(e, row, 8)}, lse[2], low[2], high[2];
   bool lower = b->spec->packed || b->spec->lower != SPTX_HOPPER_NONE;
   for (int column = 0; column < BLOCK; column += 8) {
@@ -159,11 +156,10 @@ static void score_gradients(sptx_backward *b, const sptx_value *p, sptx_value *d
   }
 }
 
-/* dS^T of this consumer's keys to shared memory, and the row data, which every lane has read, back: a lane
- * may say so for its warp only after it has met the others. */
+/* dS^T of this consumer's keys to shared memory. Each lane gives back the row data that it has read. */
 static void share_scores(sptx_backward *b, const sptx_value *packed) {
   sptx_gpu_emitter *e = b->e;
-  sptx_value own = sptx_muli(e, sptx_backward_recompute(b, b->consumer), 8192);
+  sptx_value own = sptx_muli(e, sptx_recompute(e, b->consumer), 8192);
   sptx_value region = sptx_add(e, sptx_ring_buffer(e, &b->scores), own);
   sptx_thread_place at = sptx_backward_place(b);
   sptx_value place = sptx_fragment_address(e, &at, region);
@@ -176,7 +172,7 @@ static void share_scores(sptx_backward *b, const sptx_value *packed) {
     sptx_warp_sync(e);
     sptx_mbarrier_arrive_if(e, sptx_ring_full(e, &b->scores), b->at.first_lane);
   }
-  sptx_ring_release(e, &b->row_data, b->at.first_lane);
+  sptx_ring_release(e, &b->row_data, sptx_i32(e, 1));
 }
 
 /* A packed item is one block: each gradient leaves its registers before the next needs them. */
@@ -366,10 +362,8 @@ static void release_keys(sptx_backward *b) {
 }
 
 static void next_tile(sptx_backward *b) {
-  if (!b->spec->packed) {
-    sptx_warp_sync(b->e);
-    sptx_ring_release(b->e, &b->ranges, b->at.first_lane);
-  }
+  if (!b->spec->packed)
+    sptx_ring_release(b->e, &b->ranges, sptx_i32(b->e, 1));
   sptx_ring_advance(b->e, &b->keys);
 }
 

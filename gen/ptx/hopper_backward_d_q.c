@@ -5,7 +5,7 @@
 /* This warp's rows in its staging region, in boxes of 32 columns. */
 static sptx_value staging(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
-  sptx_value warp = sptx_add(e, sptx_muli(e, sptx_backward_recompute(b, b->consumer), 4), b->at.warp);
+  sptx_value warp = sptx_add(e, sptx_muli(e, sptx_recompute(e, b->consumer), 4), b->at.warp);
   return sptx_add(e, sptx_addi(e, b->base, b->layout.d_q), sptx_muli(e, warp, b->layout.d_q_bytes));
 }
 
@@ -24,7 +24,7 @@ void sptx_backward_add_d_q(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
   int columns = sptx_backward_d_q_columns(b);
   sptx_if one = sptx_if_begin(e, sptx_icmp(e, LLVMIntNE, b->at.first_lane, sptx_i32(e, 0)));
-  sptx_value place[5], first = sptx_muli(e, sptx_backward_recompute(b, b->consumer), columns);
+  sptx_value place[5], first = sptx_muli(e, sptx_recompute(e, b->consumer), columns);
   sptx_hopper_place(e, &b->query, sptx_i32(e, 0), b->query.item.head, first, place);
   place[1] = sptx_add(e, place[1], sptx_muli(e, b->at.warp, 16));
   for (int column = 0; column < columns; column += 32) {

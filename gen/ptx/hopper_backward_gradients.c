@@ -7,7 +7,7 @@ void sptx_backward_pack(sptx_backward *b, const sptx_value *x, sptx_value *packe
 }
 
 void sptx_backward_group_sync(sptx_backward *b) {
-  sptx_named_sync(b->e, sptx_addi(b->e, sptx_backward_recompute(b, b->consumer), BARRIER_GROUP), 128);
+  sptx_named_sync(b->e, sptx_addi(b->e, sptx_recompute(b->e, b->consumer), BARRIER_GROUP), 128);
 }
 
 int sptx_backward_d_q_columns(const sptx_backward *b) {
@@ -15,7 +15,7 @@ int sptx_backward_d_q_columns(const sptx_backward *b) {
 }
 
 static sptx_value out_region(sptx_backward *b) {
-  sptx_value own = sptx_muli(b->e, sptx_backward_recompute(b, b->consumer), SPTX_BACKWARD_OUT_BYTES);
+  sptx_value own = sptx_muli(b->e, sptx_recompute(b->e, b->consumer), SPTX_BACKWARD_OUT_BYTES);
   return sptx_add(b->e, sptx_addi(b->e, b->base, b->layout.out), own);
 }
 
@@ -111,11 +111,11 @@ static void add_rows(sptx_backward *b, const sptx_value *x, int columns, sptx_va
 static sptx_value carry_address(sptx_backward *b, sptx_value block) {
   sptx_gpu_emitter *e = b->e;
   int quads = sptx_backward_d_q_columns(b) / 8;
-  sptx_value blocks = SPTX_HOPPER_PARAM(e, carry_blocks), consumer = sptx_backward_recompute(b, b->consumer);
+  sptx_value blocks = SPTX_HOPPER_PARAM(e, carry_blocks), consumer = sptx_recompute(b->e, b->consumer);
   sptx_value in_ring = LLVMBuildAnd(e->builder, block, sptx_addi(e, blocks, -1), "");
   sptx_value slot = sptx_add(e, sptx_mul(e, sptx_block_index(e), blocks), in_ring);
   slot = sptx_add(e, sptx_muli(e, slot, CONSUMERS), consumer);
-  sptx_value thread = sptx_andi(e, sptx_backward_recompute(b, sptx_thread_index(e)), 127);
+  sptx_value thread = sptx_andi(e, sptx_recompute(e, sptx_thread_index(e)), 127);
   sptx_value offset = sptx_muli(e, sptx_add(e, sptx_muli(e, slot, quads * 128), thread), 16);
   sptx_value base = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, workspace)),
                              SPTX_HOPPER_PARAM64(e, carry_offset));
@@ -162,7 +162,7 @@ static void write_gradient(sptx_backward *b, enum sptx_hopper_gradient how, cons
 /* Half a chunk of dQ from each consumer: one store of the whole chunk, staged in the first one's region. */
 static void store_halves(sptx_backward *b, const sptx_value *x, const sptx_value place[5]) {
   sptx_gpu_emitter *e = b->e;
-  sptx_value all = sptx_i32(e, BARRIER_ALL), consumer = sptx_backward_recompute(b, b->consumer);
+  sptx_value all = sptx_i32(e, BARRIER_ALL), consumer = sptx_recompute(b->e, b->consumer);
   sptx_value region = sptx_addi(e, b->base, b->layout.out);
   sptx_thread_place at = sptx_backward_place(b);
   sptx_value address = sptx_fragment_address(e, &at, region);
@@ -191,7 +191,7 @@ static void finish_d_q(sptx_backward *b, const sptx_value *sum) {
   sptx_value d_q[64] = {NULL};
   for (int i = 0; i < columns / 2; i++)
     d_q[i] = sptx_mul(e, sum[i], b->scale);
-  sptx_value place[5], zero = sptx_i32(e, 0), consumer = sptx_backward_recompute(b, b->consumer);
+  sptx_value place[5], zero = sptx_i32(e, 0), consumer = sptx_recompute(b->e, b->consumer);
   sptx_hopper_place(e, &b->query, b->spec->packed ? consumer : zero, b->query.item.head,
                     b->spec->packed ? zero : sptx_muli(e, consumer, columns), place);
   if (b->spec->d_q != SPTX_HOPPER_ADD && columns == 32 && !b->spec->packed) {

@@ -44,8 +44,6 @@ void sptx_backward_open_rings(sptx_backward *b, bool producer);
 void sptx_backward_produce(sptx_backward *b);
 void sptx_backward_consume(sptx_backward *b);
 
-/* The same value, computed here: what depends on it is not held in registers across the loop. */
-sptx_value sptx_backward_recompute(sptx_backward *b, sptx_value x);
 /* This thread's place, from the lane alone. */
 sptx_thread_place sptx_backward_place(sptx_backward *b);
 

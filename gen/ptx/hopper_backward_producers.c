@@ -31,7 +31,7 @@ static void load_queries(sptx_backward *b, const sptx_ring *ring, int map) {
   for (int group = 0; group < (b->spec->packed ? CONSUMERS : 1); group++) {
     /* A loop, so that few registers hold coordinates at a time. */
     sptx_loop chunks = sptx_loop_begin(e, sptx_i32(e, 0), sptx_i32(e, b->layout.chunks), sptx_i32(e, 1));
-    sptx_value place[5], chunk = sptx_backward_recompute(b, chunks.index);
+    sptx_value place[5], chunk = sptx_recompute(e, chunks.index);
     sptx_hopper_place(e, &b->query, sptx_i32(e, group), b->query.item.head, sptx_muli(e, chunk, 64), place);
     sptx_value buffer = sptx_add(e, sptx_ring_buffer(e, ring), sptx_muli(e, chunk, 8192));
     buffer = sptx_addi(e, buffer, group * b->layout.group_bytes);
@@ -127,11 +127,11 @@ static void write_row_sums(sptx_backward *b, const row_sums *sums) {
 static void write_sums(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
   int at_once = sptx_backward_is_large(b->spec) ? 1 : 2;
-  sptx_value first = sptx_andi(e, sptx_backward_recompute(b, sptx_thread_index(e)), 31);
+  sptx_value first = sptx_andi(e, sptx_recompute(e, sptx_thread_index(e)), 31);
   sptx_loop rows = sptx_loop_begin(e, first, sptx_i32(e, b->layout.rows), sptx_i32(e, 32 * at_once));
   row_sums sums[2];
   for (int i = 0; i < at_once; i++)
-    sums[i] = read_row_sums(b, sptx_backward_recompute(b, sptx_addi(e, rows.index, 32 * i)));
+    sums[i] = read_row_sums(b, sptx_recompute(e, sptx_addi(e, rows.index, 32 * i)));
   for (int i = 0; i < at_once; i++)
     write_row_sums(b, &sums[i]);
   sptx_loop_end(e, &rows);
@@ -139,9 +139,9 @@ static void write_sums(sptx_backward *b) {
 
 static void write_bounds(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
-  sptx_value first = sptx_andi(e, sptx_backward_recompute(b, sptx_thread_index(e)), 31);
+  sptx_value first = sptx_andi(e, sptx_recompute(e, sptx_thread_index(e)), 31);
   sptx_loop rows = sptx_loop_begin(e, first, sptx_i32(e, b->layout.rows), sptx_i32(e, 32));
-  sptx_value row = sptx_backward_recompute(b, rows.index), low, high;
+  sptx_value row = sptx_recompute(e, rows.index), low, high;
   sptx_hopper_row r = block_row(b, row);
   sptx_hopper_row_keys(e, &b->query, &r, b->spec->lower, b->spec->upper, &low, &high);
   put_field(b, ROW_LOW, row, low);
@@ -170,11 +170,11 @@ static void write_deltas(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
   sptx_mbarrier_wait(e, sptx_ring_full(e, &b->d_o),
                      LLVMBuildXor(e->builder, sptx_get(e, b->d_o.parity), sptx_i32(e, 1), ""));
-  sptx_value thread = sptx_backward_recompute(b, sptx_thread_index(e));
+  sptx_value thread = sptx_recompute(e, sptx_thread_index(e));
   sptx_value sums[2] = {sptx_slot(e, e->f32, NULL), sptx_slot(e, e->f32, NULL)};
   sptx_loop rows =
       sptx_loop_begin(e, sptx_addi(e, thread, -32), sptx_i32(e, b->layout.rows), sptx_i32(e, 64));
-  sptx_value row = sptx_backward_recompute(b, rows.index);
+  sptx_value row = sptx_recompute(e, rows.index);
   sptx_value place = sptx_add(e, sptx_ring_buffer(e, &b->d_o), sptx_muli(e, sptx_andi(e, row, 63), 128));
   place = sptx_add(e, place, sptx_muli(e, sptx_shri(e, row, 6), b->layout.group_bytes));
   for (int k = 0; k < 2; k++)
@@ -195,9 +195,9 @@ static void produce_rows(sptx_backward *b, void (*write)(sptx_backward *)) {
   sptx_loop blocks = sptx_backward_block_loop(b, b->first, b->last);
   sptx_ring_wait_empty(e, &b->row_data);
   sptx_item *item = &b->query.item, kept = *item;
-  b->query.first = sptx_backward_recompute(b, b->query.first);
-  item->head = sptx_backward_recompute(b, kept.head);
-  item->shared_group = sptx_backward_recompute(b, kept.shared_group);
+  b->query.first = sptx_recompute(e, b->query.first);
+  item->head = sptx_recompute(e, kept.head);
+  item->shared_group = sptx_recompute(e, kept.shared_group);
   write(b);
   if (sptx_backward_makes_delta(b->spec->d_q))
     write_deltas(b);

@@ -64,14 +64,10 @@ void sptx_backward_open_rings(sptx_backward *b, bool producer) {
   b->d_o.parity = b->row_data.parity = b->q.parity;
 }
 
-sptx_value sptx_backward_recompute(sptx_backward *b, sptx_value x) {
-  return sptx_asm(b->e, b->e->i32, "mov.b32 $0, $1;", "=r,r", &x, 1, false);
-}
-
 sptx_thread_place sptx_backward_place(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
   sptx_thread_place at = b->at;
-  at.lane = sptx_backward_recompute(b, b->at.lane);
+  at.lane = sptx_recompute(e, b->at.lane);
   at.row = sptx_add(e, sptx_muli(e, b->at.warp, 16), sptx_shri(e, at.lane, 2));
   at.quad = sptx_andi(e, at.lane, 3);
   return at;
@@ -84,7 +80,7 @@ static sptx_value table_address(sptx_backward *b, sptx_value offset, sptx_value 
 }
 
 sptx_value sptx_backward_range_address(sptx_backward *b) {
-  sptx_value table = SPTX_HOPPER_PARAM64(b->e, block_table), tile = sptx_backward_recompute(b, b->tile);
+  sptx_value table = SPTX_HOPPER_PARAM64(b->e, block_table), tile = sptx_recompute(b->e, b->tile);
   return table_address(b, table, tile, RANGE_BYTES);
 }
 

@@ -41,8 +41,8 @@ void sptx_ring_fill(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value bytes
   sptx_mbarrier_expect(e, barrier_at(e, ring, ring->full), bytes);
 }
 
-void sptx_ring_release(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value first_lane) {
-  sptx_mbarrier_arrive_if(e, barrier_at(e, ring, ring->empty), first_lane);
+void sptx_ring_release(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value arrives) {
+  sptx_mbarrier_arrive_if(e, barrier_at(e, ring, ring->empty), arrives);
 }
 
 void sptx_ring_advance(sptx_gpu_emitter *e, const sptx_ring *ring) {

@@ -28,8 +28,9 @@ sptx_value sptx_ring_full(sptx_gpu_emitter *e, const sptx_ring *ring);
 void sptx_ring_wait_full(sptx_gpu_emitter *e, const sptx_ring *ring);
 void sptx_ring_wait_empty(sptx_gpu_emitter *e, const sptx_ring *ring);
 void sptx_ring_fill(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value bytes); /* waits, then expects */
-/* First lanes give a stage back, each for its warp, which must have met where lanes have read it. */
-void sptx_ring_release(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value first_lane);
+/* Gives a stage back where arrives (i32) is not 0: in first lanes, each for its warp, which must have met
+ * where lanes have read the stage, or in all of them. */
+void sptx_ring_release(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value arrives);
 void sptx_ring_advance(sptx_gpu_emitter *e, const sptx_ring *ring);
 /* The ring as it will be after an advance, or, where stays (i1) holds, as it is. */
 sptx_ring sptx_ring_ahead(sptx_gpu_emitter *e, const sptx_ring *ring, sptx_value stays);

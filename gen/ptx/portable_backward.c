@@ -128,7 +128,8 @@ static void load_column_values(backward *b, sptx_value stage, sptx_value column)
     sptx_value from = sptx_muli(e, query_index(p, sptx_add(e, column, place), &exists), 4);
     sptx_value to = sptx_add(e, stage, sptx_muli(e, place, 4));
     sptx_copy_word(p, sptx_add(e, b->column_lse, to), sptx_add(e, b->lse_plane, from), exists);
-    sptx_copy_word(p, sptx_add(e, b->column_delta, to), sptx_add(e, b->delta_plane, from), exists);
+    if (wants(b, TO_FIRST))
+      sptx_copy_word(p, sptx_add(e, b->column_delta, to), sptx_add(e, b->delta_plane, from), exists);
     sptx_if_end(e, &inside);
   }
 }
@@ -267,7 +268,8 @@ static void store_row(backward *b, const sink *to, int m, int h) {
   sptx_portable *p = &b->p;
   sptx_gpu_emitter *e = p->e;
   bool keys = is_d_kv(b);
-  sptx_value row = sptx_row_inner(p, &b->rows, m, h), end = keys ? p->key_end : p->query_end;
+  sptx_value row = sptx_recompute(e, sptx_row_inner(p, &b->rows, m, h)),
+             end = keys ? p->key_end : p->query_end;
   sptx_value begin = keys ? p->key_begin : p->query_begin;
   sptx_value exists = sptx_icmp(e, LLVMIntULT, sptx_sub(e, row, begin), sptx_sub(e, end, begin));
   sptx_if inside = sptx_if_begin(e, exists);
@@ -302,7 +304,8 @@ static void store(backward *b, enum gradient gradient, sptx_value tensor, size_t
   if (!wants(b, gradient))
     return;
   bool keys = is_d_kv(b);
-  sptx_value head = keys ? p->kv_head : p->head, heads = SPTX_PARAM32(p, heads), n = SPTX_PARAM32(p, n_q);
+  sptx_value head = sptx_recompute(e, keys ? p->kv_head : p->head), heads = SPTX_PARAM32(p, heads),
+             n = SPTX_PARAM32(p, n_q);
   if (keys) {
     heads = SPTX_PARAM32(p, kv_heads);
     n = SPTX_PARAM32(p, n_k);

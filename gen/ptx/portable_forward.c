@@ -150,7 +150,7 @@ static sptx_value merge_weights(forward *f, sptx_value now, sptx_value before, s
 static void store_row(forward *f, int m, int h, sptx_value o_rows, sptx_value lse_row) {
   sptx_portable *p = &f->p;
   sptx_gpu_emitter *e = p->e;
-  sptx_value x = sptx_row_inner(p, &f->rows, m, h), inverse, old = NULL;
+  sptx_value x = sptx_recompute(e, sptx_row_inner(p, &f->rows, m, h)), inverse, old = NULL;
   sptx_value log = row_log_sum(f, m, h, &inverse); /* shuffles: outside the branch */
   sptx_if inside = sptx_if_begin(e, sptx_icmp(e, LLVMIntSLT, x, p->query_end));
   sptx_value skipped = sptx_sub(e, SPTX_PARAM32(p, n_k), SPTX_PARAM32(p, n_q));

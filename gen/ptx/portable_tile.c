@@ -76,6 +76,20 @@ static void decode_item(sptx_portable *p) {
   p->kv_head = sptx_udiv(e, p->head, group);
 }
 
+/* How many CTAs a multiprocessor must have room for. Left alone, ptxas takes registers away until one more
+ * warp fits, and spills a few: here it may take them from gradients of narrow heads, which can spare them. */
+static int least_ctas(const sptx_portable_spec *spec) {
+  enum { OF_255_REGISTERS = 8, OF_168_REGISTERS = 12, OF_128_REGISTERS = 16 }; /* warps of a multiprocessor */
+  bool d_q = spec->role == SPTX_PORTABLE_D_Q, d_kv = spec->role == SPTX_PORTABLE_D_KV;
+  int width = spec->head_dim * spec->row_blocks, narrow = spec->element == SPTX_ELEMENT_F32 ? 64 : 32;
+  int warps = OF_255_REGISTERS;
+  if ((d_q && width <= 128) || (d_kv && width <= 32))
+    warps = OF_168_REGISTERS;
+  if (d_q && width <= narrow && !spec->soft_cap && !spec->alibi)
+    warps = OF_128_REGISTERS;
+  return warps > spec->warps ? warps / spec->warps : 1;
+}
+
 void sptx_portable_begin(sptx_portable *p, sptx_gpu_emitter *e, const char *symbol,
                          const sptx_portable_spec *spec) {
   *p = (sptx_portable){.e = e, .spec = spec};
@@ -85,9 +99,7 @@ void sptx_portable_begin(sptx_portable *p, sptx_gpu_emitter *e, const char *symb
   p->columns_are_keys = spec->role != SPTX_PORTABLE_D_KV;
   p->threads = spec->warps * 32;
   p->rows = spec->warps * spec->row_blocks * 16;
-  /* ptxas would rather spill a little than give up a third CTA: not worth it. */
-  bool greedy = spec->role == SPTX_PORTABLE_D_KV && spec->kind == SPTX_PIECE_TILES && p->threads <= 256;
-  sptx_kernel_begin(e, symbol, sizeof(sptx_portable_params), 0, p->threads, 0, greedy ? 255 : 0);
+  sptx_kernel_begin(e, symbol, sizeof(sptx_portable_params), 0, p->threads, least_ctas(spec), 0);
   p->thread = sptx_thread_index(e);
   p->lane = sptx_andi(e, p->thread, 31);
   p->warp = sptx_shri(e, p->thread, 5);
@@ -174,7 +186,8 @@ sptx_value sptx_key_row(sptx_portable *p, sptx_value rows, size_t strides, sptx_
   return row_at(p, rows, strides, sptx_key_position(p, y));
 }
 
-static void copy_unit(sptx_portable *p, sptx_value to, sptx_value from, sptx_value bytes) {
+static void copy_unit(sptx_portable *p, sptx_value to, sptx_value from, sptx_value valid) {
+  sptx_value bytes = sptx_select(p->e, valid, sptx_i32(p->e, 16), sptx_i32(p->e, 0));
   sptx_value operands[3] = {to, from, bytes};
   sptx_asm(p->e, p->e->void_type, "cp.async.cg.shared.global [$0], [$1], 16, $2;", "r,l,r,~{memory}",
            operands, 3, false);
@@ -213,39 +226,90 @@ void sptx_copy_word(sptx_portable *p, sptx_value to, sptx_value from, sptx_value
            3, false);
 }
 
+static int row_units(const sptx_portable *p) {
+  return p->padded_dim * p->element_bytes / 16;
+}
+
+/* Threads that copy a row together: as many as a warp has, or fewer, and each has as many units to copy. */
+static int threads_of_row(const sptx_portable *p) {
+  int threads = 32;
+  while (row_units(p) % threads != 0)
+    threads--;
+  return threads;
+}
+
+/* One unit of a row; those past head_dim are padding: zeros, from an address that exists. */
+static void load_unit(sptx_portable *p, sptx_value to, sptx_value row, sptx_value unit, int past,
+                      sptx_value valid) {
+  sptx_gpu_emitter *e = p->e;
+  int left = p->spec->head_dim * p->element_bytes / 16 - past;
+  if (left < threads_of_row(p)) {
+    valid = sptx_and(e, valid, sptx_icmp(e, LLVMIntULT, unit, sptx_i32(e, left)));
+    unit = sptx_min(e, unit, sptx_i32(e, left - 1));
+  }
+  sptx_value from = sptx_add(e, row, sptx_zext64(e, sptx_muli(e, unit, 16)));
+  (p->spec->loose ? copy_elements : copy_unit)(p, to, sptx_addi(e, from, past * 16), valid);
+}
+
+/* A copy of a tile: the first of this thread's places in it, by row and unit of 16 bytes. */
+typedef struct tile_copy {
+  sptx_value to, first, begin, end, row, unit;
+  sptx_portable_tensor tensor;
+  int count, rows; /* of the tile, and of a round */
+} tile_copy;
+
+static tile_copy begin_copy(const sptx_portable *p, sptx_value to, int count, sptx_portable_tensor tensor,
+                            sptx_value first) {
+  sptx_gpu_emitter *e = p->e;
+  int sharing = threads_of_row(p);
+  tile_copy copy = {.first = first, .tensor = tensor, .count = count, .rows = p->threads / sharing};
+  copy.begin = tensor.query ? p->query_begin : p->key_begin;
+  copy.end = tensor.query ? p->query_end : p->key_end;
+  copy.row = sptx_udiv(e, p->thread, sptx_i32(e, sharing));
+  copy.unit = sptx_sub(e, p->thread, sptx_muli(e, copy.row, sharing));
+  copy.to = sptx_add(e, to, sptx_add(e, sptx_muli(e, copy.row, p->row_bytes), sptx_muli(e, copy.unit, 16)));
+  return copy;
+}
+
+/* A round: the rows from `done` on, one for each thread; the first `limit` of them, or NULL: all. */
+static void load_rows(sptx_portable *p, const tile_copy *copy, sptx_value done, sptx_value limit) {
+  sptx_gpu_emitter *e = p->e;
+  sptx_if inside;
+  if (limit)
+    inside = sptx_if_begin(e, sptx_icmp(e, LLVMIntULT, copy->row, limit));
+  sptx_value row = sptx_add(e, copy->row, done), inner = sptx_add(e, copy->first, row);
+  sptx_value length = sptx_sub(e, copy->end, copy->begin);
+  sptx_value exists = sptx_max(e, sptx_min(e, inner, sptx_addi(e, copy->end, -1)), copy->begin);
+  sptx_value valid = sptx_icmp(e, LLVMIntULT, sptx_sub(e, inner, copy->begin), length);
+  sptx_value from = (copy->tensor.query ? sptx_query_row : sptx_key_row)(p, copy->tensor.rows,
+                                                                         copy->tensor.strides, exists);
+  sptx_value to = sptx_add(e, copy->to, sptx_muli(e, done, p->row_bytes));
+  for (int past = 0; past < row_units(p); past += threads_of_row(p))
+    load_unit(p, sptx_addi(e, to, past * 16), from, copy->unit, past, valid);
+  if (limit)
+    sptx_if_end(e, &inside);
+}
+
+/* Neighbouring threads copy neighbouring units. A thread's rows and units lie at fixed distances, so that one
+ * row and one unit are all it keeps of the layout, whatever head_dim is. */
 void sptx_load_tile(sptx_portable *p, sptx_value to, int count, sptx_portable_tensor tensor,
                     sptx_value first) {
+  enum { UNROLLED = 8 }; /* copies; the addresses of more take too many registers */
   sptx_gpu_emitter *e = p->e;
-  int units = (p->row_bytes - 16) / 16, real_units = p->spec->head_dim * p->element_bytes / 16;
-  sptx_value begin = tensor.query ? p->query_begin : p->key_begin;
-  sptx_value end = tensor.query ? p->query_end : p->key_end, last = sptx_addi(e, end, -1);
-  sptx_value length = sptx_sub(e, end, begin);
-  for (int done = 0; done < count * units; done += p->threads) {
-    sptx_value index = sptx_addi(e, p->thread, done);
-    bool guard = done + p->threads > count * units;
-    sptx_if inside;
-    if (guard)
-      inside = sptx_if_begin(e, sptx_icmp(e, LLVMIntULT, index, sptx_i32(e, count * units)));
-    sptx_value row = sptx_udiv(e, index, sptx_i32(e, units));
-    sptx_value unit = sptx_sub(e, index, sptx_muli(e, row, units));
-    sptx_value inner = sptx_add(e, first, row);
-    sptx_value exists = sptx_max(e, sptx_min(e, inner, last), begin);
-    sptx_value valid = sptx_icmp(e, LLVMIntULT, sptx_sub(e, inner, begin), length);
-    if (units != real_units)
-      valid = sptx_and(e, valid, sptx_icmp(e, LLVMIntULT, unit, sptx_i32(e, real_units)));
-    sptx_value from = tensor.query ? sptx_query_row(p, tensor.rows, tensor.strides, exists)
-                                   : sptx_key_row(p, tensor.rows, tensor.strides, exists);
-    /* The last unit is padding of the row: its address must exist, too. */
-    sptx_value byte = sptx_muli(e, sptx_min(e, unit, sptx_i32(e, real_units - 1)), 16);
-    from = sptx_add(e, from, sptx_zext64(e, byte));
-    sptx_value place = sptx_add(e, sptx_muli(e, row, p->row_bytes), sptx_muli(e, unit, 16));
-    if (p->spec->loose)
-      copy_elements(p, sptx_add(e, to, place), from, valid);
-    else
-      copy_unit(p, sptx_add(e, to, place), from, sptx_select(e, valid, sptx_i32(e, 16), sptx_i32(e, 0)));
-    if (guard)
-      sptx_if_end(e, &inside);
+  tile_copy copy = begin_copy(p, to, count, tensor, first);
+  bool whole = p->threads % threads_of_row(p) == 0 && count % copy.rows == 0;
+  int rounds = (count + copy.rows - 1) / copy.rows, copies = row_units(p) / threads_of_row(p);
+  if (rounds * copies <= UNROLLED) {
+    for (int done = 0; done < count; done += copy.rows)
+      load_rows(p, &copy, sptx_i32(e, done),
+                whole ? NULL : sptx_i32(e, count - done < copy.rows ? count - done : copy.rows));
+    return;
   }
+  sptx_value step = sptx_i32(e, copy.rows);
+  sptx_loop loop = sptx_loop_begin(e, sptx_i32(e, 0), sptx_i32(e, count), step);
+  sptx_value left = sptx_sub(e, sptx_i32(e, count), loop.index);
+  load_rows(p, &copy, loop.index, whole ? NULL : sptx_min(e, step, left));
+  sptx_loop_end(e, &loop);
 }
 
 void sptx_async_commit(sptx_portable *p) {

@@ -4,7 +4,7 @@
 #
 #   sanitize.sh [BUILD] [FILTER...]     BUILD: a build folder (build); FILTER: see test_gpu_attention --filter
 #
-# Without filters it takes cases of each kind, some long enough that stages are used twice: the tools slow
+# Without filters it takes cases of each kind, some long or many enough that stages are used twice: the tools slow
 # kernels down by orders of magnitude. SANITIZER names another compute-sanitizer. Exit status: 0 clean, 1 not,
 # 77 no compute-sanitizer or no GPU.
 set -eu
@@ -18,6 +18,8 @@ if [ $# -eq 0 ]; then
   set -- 'local window=100 step 0 bf16 backward B1 H2/2 n_q 127' \
     'local window=37 step 0 bf16 backward B1 H2/2 n_q 389 n_k 389 D64 contiguous' \
     'local  step 0 f16 backward B1 H2/2 n_q 389 n_k 389 D128 contiguous' \
+    'dense  step 0 f16 backward B1 H2/2 n_q 1031 n_k 1031 D64' \
+    'local window=100 step 0 f16 backward B2 H16/16 n_q 1031' \
     'strided  step 1 bf16 backward B1 H2/2 n_q 389' \
     'strided-merged stride=24 step 0 bf16 backward B1 H2/2 n_q 100' \
     'fixed-merged stride=64 step 0 f16 backward B1 H2/2 n_q 127' \

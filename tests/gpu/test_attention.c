@@ -202,6 +202,25 @@ static void add_repeats(void) {
     }
 }
 
+/* Several tiles for each CTA of a GPU with up to 150 multiprocessors: what it shares is used again. */
+static void add_many_items(void) {
+  for (size_t p = 0; p < COUNT(few); p++)
+    for (int d = 0; d < 2; d++) {
+      gpu_case c = plain;
+      c.pattern = few[p].name;
+      c.parameter = few[p].parameter;
+      c.element = SPTX_ELEMENT_F16;
+      c.batch = 2;
+      c.heads = c.kv_heads = 16;
+      c.n_q = c.n_k = 1031;
+      c.head_dim = d ? 128 : 64;
+      add(c);
+      c.nondeterministic = true;
+      c.repeats = 0;
+      add(c);
+    }
+}
+
 static void add_captured(void) {
   for (size_t p = 0; p < COUNT(few); p++)
     for (int pass = SPTX_PASS_FORWARD; pass <= SPTX_PASS_DECODE; pass++) {
@@ -407,6 +426,7 @@ int main(int argc, char **argv) {
   add_shapes();
   add_layouts_and_scores();
   add_repeats();
+  add_many_items();
   add_captured();
   add_portable();
   if (o.list) {

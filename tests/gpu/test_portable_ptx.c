@@ -1,6 +1,6 @@
 /* The portable GPU kernels without a GPU: every library pattern is planned for every pass, type and target; a
  * sample of the plans becomes PTX, and ptxas, where it is installed (SPTX_PTXAS names another), assembles it.
- * Kernels of head dims 64 and 128 spill no register. */
+ * Default schedules spill no register. */
 #include "tests/gpu/portable_case.h"
 #include <criterion/criterion.h>
 #include <dirent.h>
@@ -126,25 +126,68 @@ Test(portable_ptx, sample_assembles, .timeout = 100) {
   }
 }
 
-static void check_tuned(const char *pattern, enum sptx_pass pass, enum sptx_element element, int head_dim) {
-  portable_case c = case_of(pattern, pass, element, head_dim, 1024);
+/* Kernels that have been assembled; a symbol names all that a kernel depends on. */
+static struct {
+  char symbols[1024][160];
+  int count;
+} seen;
+
+static bool is_new(const sptx_gpu_plan *plan) {
+  bool any = false;
+  for (int k = 0; k < plan->kernel_count; k++) {
+    bool known = false;
+    for (int i = 0; i < seen.count && !known; i++)
+      known = strcmp(seen.symbols[i], plan->kernels[k].symbol) == 0;
+    cr_assert(known || seen.count < 1024);
+    if (!known)
+      snprintf(seen.symbols[seen.count++], sizeof seen.symbols[0], "%s", plan->kernels[k].symbol);
+    any |= !known;
+  }
+  return any;
+}
+
+static void check_default(const portable_case *c, size_t *steps) {
   sptx_error error = {0};
   portable_session s;
-  cr_assert(portable_open(&s, &c, &error) == SPTX_CODE_OK, "%s", error.message);
-  check_ptx(&c, &s, SPTX_PTX_SM80, false);
+  sptx_gpu_plan *plan = NULL;
+  cr_assert(portable_open(&s, c, &error) == SPTX_CODE_OK, "%s", error.message);
+  cr_assert(portable_plan(&s, c->pass, SPTX_PTX_SM80, &plan, &error) == SPTX_CODE_OK, "%s", error.message);
+  if (is_new(plan))
+    check_ptx(c, &s, SPTX_PTX_SM80, false);
+  *steps = sptx_pattern_step_count(s.pattern);
+  sptx_gpu_plan_free(plan);
   portable_close(&s);
 }
 
-static const char dense[] = "causal: true\nattend: all\n";
-
-Test(portable_ptx, no_spill_forward, .timeout = 60) {
-  check_tuned(dense, SPTX_PASS_FORWARD, SPTX_ELEMENT_BF16, 128);
+/* The default schedules of the library's patterns take no more registers than there are. */
+static void check_defaults(enum sptx_pass pass, enum sptx_element element) {
+  static const int dims[] = {16, 32, 64, 96, 128, 256};
+  static char paths[MAX_PATTERNS][512];
+  int count = ptxas() ? read_library(paths) : 0;
+  for (int i = 0; i < count; i++)
+    for (size_t d = 0; d < sizeof dims / sizeof *dims; d++) {
+      portable_case c = case_of(paths[i], pass, element, dims[d], 3072);
+      for (size_t steps = 1; c.step < steps; c.step++)
+        check_default(&c, &steps);
+    }
 }
 
-Test(portable_ptx, no_spill_backward, .timeout = 60) {
-  check_tuned(dense, SPTX_PASS_BACKWARD, SPTX_ELEMENT_BF16, 64);
+Test(portable_ptx, forward_does_not_spill, .timeout = 250) {
+  check_defaults(SPTX_PASS_FORWARD, SPTX_ELEMENT_BF16);
 }
 
-Test(portable_ptx, no_spill_decode, .timeout = 60) {
-  check_tuned(dense, SPTX_PASS_DECODE, SPTX_ELEMENT_BF16, 128);
+Test(portable_ptx, backward_does_not_spill, .timeout = 250) {
+  check_defaults(SPTX_PASS_BACKWARD, SPTX_ELEMENT_BF16);
+}
+
+Test(portable_ptx, forward_of_f32_does_not_spill, .timeout = 250) {
+  check_defaults(SPTX_PASS_FORWARD, SPTX_ELEMENT_F32);
+}
+
+Test(portable_ptx, backward_of_f32_does_not_spill, .timeout = 250) {
+  check_defaults(SPTX_PASS_BACKWARD, SPTX_ELEMENT_F32);
+}
+
+Test(portable_ptx, decode_does_not_spill, .timeout = 250) {
+  check_defaults(SPTX_PASS_DECODE, SPTX_ELEMENT_BF16);
 }

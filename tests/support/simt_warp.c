@@ -283,7 +283,9 @@ static bool call_thread(simt *s, const simt_instruction *in, int t) {
   uint64_t b = in->operand_count > 1 ? AT(s, in->operand[1], 0, t) : 0;
   uint64_t *result = &AT(s, in->result, 0, t);
   float x = simt_to_float(a), y = simt_to_float(b);
-  if (has(in, "cvt.rn.bf16x2.f32"))
+  if (has(in, "mov.b32"))
+    *result = a;
+  else if (has(in, "cvt.rn.bf16x2.f32"))
     *result = (uint32_t)simt_to_bfloat(x) << 16 | simt_to_bfloat(y);
   else if (has(in, "cvt.rn.f16x2.f32"))
     *result = (uint32_t)simt_to_half(x) << 16 | simt_to_half(y);
