@@ -306,6 +306,7 @@ static void store(backward *b, enum gradient gradient, sptx_value tensor, size_t
   bool keys = is_d_kv(b);
   sptx_value head = sptx_recompute(e, keys ? p->kv_head : p->head), heads = SPTX_PARAM32(p, heads),
              n = SPTX_PARAM32(p, n_q);
+  p->batch = sptx_recompute(e, p->batch);
   if (keys) {
     heads = SPTX_PARAM32(p, kv_heads);
     n = SPTX_PARAM32(p, n_k);

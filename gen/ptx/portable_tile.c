@@ -76,18 +76,24 @@ static void decode_item(sptx_portable *p) {
   p->kv_head = sptx_udiv(e, p->head, group);
 }
 
-/* How many CTAs a multiprocessor must have room for. Left alone, ptxas takes registers away until one more
- * warp fits, and spills a few: here it may take them from gradients of narrow heads, which can spare them. */
-static int least_ctas(const sptx_portable_spec *spec) {
-  enum { OF_255_REGISTERS = 8, OF_168_REGISTERS = 12, OF_128_REGISTERS = 16 }; /* warps of a multiprocessor */
-  bool d_q = spec->role == SPTX_PORTABLE_D_Q, d_kv = spec->role == SPTX_PORTABLE_D_KV;
-  int width = spec->head_dim * spec->row_blocks, narrow = spec->element == SPTX_ELEMENT_F32 ? 64 : 32;
-  int warps = OF_255_REGISTERS;
-  if ((d_q && width <= 128) || (d_kv && width <= 32))
-    warps = OF_168_REGISTERS;
-  if (d_q && width <= narrow && !spec->soft_cap && !spec->alibi)
-    warps = OF_128_REGISTERS;
-  return warps > spec->warps ? warps / spec->warps : 1;
+/* Warps that a multiprocessor must have room for, which leaves a thread 255, 168 or 128 registers. ptxas,
+ * left alone, takes registers away until one more warp fits, and spills a few. The limits are the widest
+ * heads that do not spill. */
+static int least_warps(const sptx_portable_spec *spec) {
+  enum { OF_255_REGISTERS = 8, OF_168_REGISTERS = 12, OF_128_REGISTERS = 16 };
+  int width = spec->head_dim * spec->row_blocks, most_of_128 = 0, most_of_168 = 32;
+  bool changed = spec->soft_cap || spec->alibi, f32 = spec->element == SPTX_ELEMENT_F32;
+  bool one_line = spec->lo == SPTX_BOUND_CONSTANT && spec->hi != SPTX_BOUND_GENERAL; /* a cheap mask */
+  if (spec->role == SPTX_PORTABLE_FORWARD && spec->row_blocks == 1) {
+    most_of_128 = 64;
+    most_of_168 = 128;
+  } else if (spec->role == SPTX_PORTABLE_FORWARD) {
+    most_of_168 = one_line && !changed ? 64 : 32;
+  } else if (spec->role == SPTX_PORTABLE_D_Q) {
+    most_of_128 = changed ? 0 : f32 ? 64 : 32;
+    most_of_168 = 128;
+  }
+  return width <= most_of_128 ? OF_128_REGISTERS : width <= most_of_168 ? OF_168_REGISTERS : OF_255_REGISTERS;
 }
 
 void sptx_portable_begin(sptx_portable *p, sptx_gpu_emitter *e, const char *symbol,
@@ -99,7 +105,8 @@ void sptx_portable_begin(sptx_portable *p, sptx_gpu_emitter *e, const char *symb
   p->columns_are_keys = spec->role != SPTX_PORTABLE_D_KV;
   p->threads = spec->warps * 32;
   p->rows = spec->warps * spec->row_blocks * 16;
-  sptx_kernel_begin(e, symbol, sizeof(sptx_portable_params), 0, p->threads, least_ctas(spec), 0);
+  sptx_kernel_begin(e, symbol, sizeof(sptx_portable_params), 0, p->threads,
+                    (least_warps(spec) + spec->warps - 1) / spec->warps, 0);
   p->thread = sptx_thread_index(e);
   p->lane = sptx_andi(e, p->thread, 31);
   p->warp = sptx_shri(e, p->thread, 5);
