@@ -105,8 +105,8 @@ void sptx_portable_begin(sptx_portable *p, sptx_gpu_emitter *e, const char *symb
   p->columns_are_keys = spec->role != SPTX_PORTABLE_D_KV;
   p->threads = spec->warps * 32;
   p->rows = spec->warps * spec->row_blocks * 16;
-  sptx_kernel_begin(e, symbol, sizeof(sptx_portable_params), 0, p->threads,
-                    (least_warps(spec) + spec->warps - 1) / spec->warps, 0);
+  int ctas = least_warps(spec) / spec->warps;
+  sptx_kernel_begin(e, symbol, sizeof(sptx_portable_params), 0, p->threads, ctas > 0 ? ctas : 1, 0);
   p->thread = sptx_thread_index(e);
   p->lane = sptx_andi(e, p->thread, 31);
   p->warp = sptx_shri(e, p->thread, 5);
@@ -237,7 +237,7 @@ static int row_units(const sptx_portable *p) {
   return p->padded_dim * p->element_bytes / 16;
 }
 
-/* Threads that copy a row together: as many as a warp has, or fewer, and each has as many units to copy. */
+/* Threads that copy a row together: the most, up to a warp, that have equally many of its units. */
 static int threads_of_row(const sptx_portable *p) {
   int threads = 32;
   while (row_units(p) % threads != 0)

@@ -1,6 +1,6 @@
 /* The portable GPU kernels without a GPU: every library pattern is planned for every pass, type and target; a
  * sample of the plans becomes PTX, and ptxas, where it is installed (SPTX_PTXAS names another), assembles it.
- * Default schedules spill no register. */
+ * The suite portable_spills assembles the default schedules of all patterns, which spill no register. */
 #include "tests/gpu/portable_case.h"
 #include <criterion/criterion.h>
 #include <dirent.h>
@@ -172,22 +172,22 @@ static void check_defaults(enum sptx_pass pass, enum sptx_element element) {
     }
 }
 
-Test(portable_ptx, forward_does_not_spill, .timeout = 250) {
+Test(portable_spills, forward, .timeout = 250) {
   check_defaults(SPTX_PASS_FORWARD, SPTX_ELEMENT_BF16);
 }
 
-Test(portable_ptx, backward_does_not_spill, .timeout = 250) {
+Test(portable_spills, backward, .timeout = 250) {
   check_defaults(SPTX_PASS_BACKWARD, SPTX_ELEMENT_BF16);
 }
 
-Test(portable_ptx, forward_of_f32_does_not_spill, .timeout = 250) {
+Test(portable_spills, forward_of_f32, .timeout = 250) {
   check_defaults(SPTX_PASS_FORWARD, SPTX_ELEMENT_F32);
 }
 
-Test(portable_ptx, backward_of_f32_does_not_spill, .timeout = 250) {
+Test(portable_spills, backward_of_f32, .timeout = 250) {
   check_defaults(SPTX_PASS_BACKWARD, SPTX_ELEMENT_F32);
 }
 
-Test(portable_ptx, decode_does_not_spill, .timeout = 250) {
+Test(portable_spills, decode, .timeout = 250) {
   check_defaults(SPTX_PASS_DECODE, SPTX_ELEMENT_BF16);
 }
