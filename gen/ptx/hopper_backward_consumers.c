@@ -262,77 +262,124 @@ static void issue_wide(sptx_backward *b, bool later, sptx_value *d_q, sptx_value
   issue_scores(b, &b->d_o, true, ds);
 }
 
-/* One block, and dQ of the one before (later: there is one). The tensor cores compute that dQ while this
- * one's exponentials are taken, dV during dS, and S of the next block while that dQ leaves; nothing is under
- * way when the step ends. Narrow heads have the registers to issue dP^T at once; what is carried of their dQ
- * comes during the exponentials. */
-static void step(sptx_backward *b, bool masked, bool later) {
-  sptx_gpu_emitter *e = b->e;
-  int scores = BLOCK / 2, outputs = b->spec->head_dim / 2, queries = sptx_backward_d_q_columns(b) / 2;
-  bool narrow = b->spec->head_dim <= 64, adds = sptx_backward_adds_by_warps(b->spec);
-  bool ahead = looks_ahead(b), after = later && narrow && b->spec->d_q == SPTX_HOPPER_CARRY;
-  sptx_value s[32], with_d_q[64], both[128], packed_p[16], packed_ds[16];
-  sptx_value *ds = with_d_q, *d_q = with_d_q + scores, *d_v = both, *d_k = both + outputs;
-  sptx_value first = b->query.first;
-  b->query.first = sptx_addi(e, first, -BLOCK);
-  sptx_get_slots(e, b->d_v, d_v, outputs);
-  sptx_get_slots(e, b->d_k, d_k, outputs);
-  if (later && ahead)
-    sptx_get_slots(e, b->scores_ahead, s, scores);
-  if (later && narrow)
-    read_carried(b, d_q);
-  if (!later || !ahead)
-    issue_scores(b, &b->q, false, s);
-  if (narrow)
-    issue_scores(b, &b->d_o, true, ds);
-  else if (later)
-    read_carried(b, d_q);
-  if (later && !after)
-    issue_d_q(b, d_q);
-  sptx_ring_wait_full(e, &b->row_data);
-  if (!later || !ahead)
-    sptx_wgmma_wait(e, narrow + (later && !after), s, scores);
-  probabilities(b, masked, s);
+/* One block while its step is written, and dQ of the block before (later: there is one). */
+typedef struct block_step {
+  bool masked, later;
+  bool narrow; /* narrow heads have the registers to issue dP^T at once */
+  bool adds;   /* each warp adds its part of dQ up */
+  bool ahead;  /* S has been issued in the step before, and is for the next block in this one */
+  bool after;  /* what is carried of dQ comes during the exponentials */
+  int scores, outputs, queries; /* accumulators of a thread */
+  sptx_value s[32], with_d_q[64], both[128];
+  sptx_value *ds, *d_q, *d_v, *d_k; /* within the two above */
+} block_step;
+
+static void begin_step(sptx_backward *b, bool masked, bool later, block_step *step) {
+  bool narrow = b->spec->head_dim <= 64;
+  *step = (block_step){.masked = masked,
+                       .later = later,
+                       .narrow = narrow,
+                       .adds = sptx_backward_adds_by_warps(b->spec),
+                       .ahead = looks_ahead(b),
+                       .after = later && narrow && b->spec->d_q == SPTX_HOPPER_CARRY,
+                       .scores = BLOCK / 2,
+                       .outputs = b->spec->head_dim / 2,
+                       .queries = sptx_backward_d_q_columns(b) / 2};
+  step->ds = step->with_d_q;
+  step->d_q = step->with_d_q + step->scores;
+  step->d_v = step->both;
+  step->d_k = step->both + step->outputs;
+  sptx_get_slots(b->e, b->d_v, step->d_v, step->outputs);
+  sptx_get_slots(b->e, b->d_k, step->d_k, step->outputs);
+  if (later && step->ahead)
+    sptx_get_slots(b->e, b->scores_ahead, step->s, step->scores);
+}
+
+/* S, of narrow heads dP^T, and dQ of the block before. */
+static void issue_products(sptx_backward *b, block_step *step) {
+  if (step->later && step->narrow)
+    read_carried(b, step->d_q);
+  if (!step->later || !step->ahead)
+    issue_scores(b, &b->q, false, step->s);
+  if (step->narrow)
+    issue_scores(b, &b->d_o, true, step->ds);
+  else if (step->later)
+    read_carried(b, step->d_q);
+  if (step->later && !step->after)
+    issue_d_q(b, step->d_q);
+}
+
+/* P^T, and with it dV. */
+static void add_d_v(sptx_backward *b, block_step *step) {
+  sptx_value packed[16];
+  sptx_ring_wait_full(b->e, &b->row_data);
+  if (!step->later || !step->ahead)
+    sptx_wgmma_wait(b->e, step->narrow + (step->later && !step->after), step->s, step->scores);
+  probabilities(b, step->masked, step->s);
   keep_order(b);
-  if (!narrow)
-    issue_wide(b, later, d_q, ds);
-  if (after)
-    issue_d_q(b, d_q);
-  sptx_backward_pack(b, s, packed_p, BLOCK / 4);
-  sptx_wgmma_fence(e);
-  multiply_rows(b, packed_p, own_queries(b, &b->d_o), d_v, true);
-  sptx_wgmma_wait(e, 1, ds, narrow && later && adds ? scores + queries : scores);
-  score_gradients(b, s, ds);
-  if (narrow && later && adds)
-    sptx_backward_stage_d_q(b, d_q);
-  sptx_backward_pack(b, ds, packed_ds, BLOCK / 4);
-  share_scores(b, packed_ds);
-  sptx_wgmma_fence(e);
-  multiply_rows(b, packed_ds, own_queries(b, &b->q), d_k, true);
-  if (ahead)
-    issue_scores_ahead(b, first, s);
-  if (later && adds)
+  if (!step->narrow)
+    issue_wide(b, step->later, step->d_q, step->ds);
+  if (step->after)
+    issue_d_q(b, step->d_q);
+  sptx_backward_pack(b, step->s, packed, BLOCK / 4);
+  sptx_wgmma_fence(b->e);
+  multiply_rows(b, packed, own_queries(b, &b->d_o), step->d_v, true);
+}
+
+/* dS^T, and with it dK; then S of the next block. first: this block's first query. */
+static void add_d_k(sptx_backward *b, block_step *step, sptx_value first) {
+  sptx_value packed[16];
+  bool staged = step->narrow && step->later && step->adds;
+  sptx_wgmma_wait(b->e, 1, step->ds, staged ? step->scores + step->queries : step->scores);
+  score_gradients(b, step->s, step->ds);
+  if (staged)
+    sptx_backward_stage_d_q(b, step->d_q);
+  sptx_backward_pack(b, step->ds, packed, BLOCK / 4);
+  share_scores(b, packed);
+  sptx_wgmma_fence(b->e);
+  multiply_rows(b, packed, own_queries(b, &b->q), step->d_k, true);
+  if (step->ahead)
+    issue_scores_ahead(b, first, step->s);
+}
+
+/* dQ of the block before leaves, and nothing is under way any more. */
+static void end_step(sptx_backward *b, block_step *step) {
+  sptx_gpu_emitter *e = b->e;
+  if (step->later && step->adds)
     sptx_backward_add_d_q(b);
-  if (narrow && later && !adds) {
-    sptx_wgmma_wait(e, 3, d_q, queries); /* dV, dK and S are under way */
-    sptx_backward_write_d_q(b, d_q);
+  if (step->narrow && step->later && !step->adds) {
+    sptx_wgmma_wait(e, 3, step->d_q, step->queries); /* dV, dK and S are under way */
+    sptx_backward_write_d_q(b, step->d_q);
   }
-  sptx_wgmma_wait(e, 0, both, 2 * outputs);
-  if (ahead) {
-    sptx_wgmma_wait(e, 0, s, scores);
-    sptx_set_slots(e, b->scores_ahead, s, scores);
+  sptx_wgmma_wait(e, 0, step->both, 2 * step->outputs);
+  if (step->ahead) {
+    sptx_wgmma_wait(e, 0, step->s, step->scores);
+    sptx_set_slots(e, b->scores_ahead, step->s, step->scores);
   }
-  sptx_set_slots(e, b->d_v, d_v, outputs);
-  sptx_set_slots(e, b->d_k, d_k, outputs);
+  sptx_set_slots(e, b->d_v, step->d_v, step->outputs);
+  sptx_set_slots(e, b->d_k, step->d_k, step->outputs);
   sptx_ring_release(e, &b->d_o, b->at.first_lane);
   sptx_ring_release(e, &b->q, b->at.first_lane);
   sptx_ring_advance(e, &b->q);
+}
+
+/* The tensor cores compute dQ of the block before while this one's exponentials are taken, dV during dS, and
+ * S of the next block while that dQ leaves. */
+static void walk_block(sptx_backward *b, bool masked, bool later) {
+  block_step step;
+  sptx_value first = b->query.first;
+  b->query.first = sptx_addi(b->e, first, -BLOCK); /* dQ's */
+  begin_step(b, masked, later, &step);
+  issue_products(b, &step);
+  add_d_v(b, &step);
+  add_d_k(b, &step, first);
+  end_step(b, &step);
   b->query.first = first;
 }
 
 static void steps(sptx_backward *b, sptx_value first, sptx_value last, bool masked) {
   sptx_loop blocks = sptx_backward_block_loop(b, first, last);
-  step(b, masked, true);
+  walk_block(b, masked, true);
   sptx_loop_end(b->e, &blocks);
 }
 
@@ -349,7 +396,7 @@ static void walk_blocks(sptx_backward *b) {
   size_t full_last = offsetof(sptx_hopper_block_range, full_last);
   size_t first = offsetof(sptx_hopper_block_range, first), last = offsetof(sptx_hopper_block_range, last);
   b->query.first = sptx_muli(e, b->first, BLOCK);
-  step(b, true, false);
+  walk_block(b, true, false);
   steps(b, limit_after_first(b, first), limit_after_first(b, full_first), true);
   steps(b, limit_after_first(b, full_first), limit_after_first(b, full_last), false);
   if (b->spec->lower != SPTX_HOPPER_NONE)
