@@ -64,7 +64,7 @@ static void annotate_grid_constant(sptx_gpu_emitter *e, int parameters) {
 }
 
 void sptx_kernel_begin(sptx_gpu_emitter *e, const char *symbol, size_t params_bytes, int map_count,
-                       int threads, int min_ctas, int max_registers) {
+                       int threads, int min_ctas) {
   LLVMTypeRef types[SPTX_GPU_MAX_MAPS + 2];
   for (int i = 0; i < map_count + 2; i++)
     types[i] = e->pointer;
@@ -83,8 +83,6 @@ void sptx_kernel_begin(sptx_gpu_emitter *e, const char *symbol, size_t params_by
   annotate_int(e, "reqntidx", threads);
   if (min_ctas > 0)
     annotate_int(e, "minctasm", min_ctas);
-  if (max_registers > 0)
-    annotate_int(e, "maxnreg", max_registers);
   add_attribute(e, LLVMAttributeFunctionIndex, "nounwind", 0);
   LLVMAddAttributeAtIndex(
       e->function, LLVMAttributeFunctionIndex,

@@ -25,10 +25,10 @@ typedef struct sptx_gpu_emitter {
 void sptx_emitter_open(sptx_gpu_emitter *e, LLVMContextRef context, LLVMModuleRef module);
 void sptx_emitter_close(sptx_gpu_emitter *e);
 
-/* Starts and ends a kernel with the plan's signature. threads is exact; min_ctas and max_registers are 0 for
- * none. The code between runs in the block "body". */
+/* Starts and ends a kernel with the plan's signature. threads is exact; min_ctas is 0 for none. The
+ * code between runs in the block "body". */
 void sptx_kernel_begin(sptx_gpu_emitter *e, const char *symbol, size_t params_bytes, int map_count,
-                       int threads, int min_ctas, int max_registers);
+                       int threads, int min_ctas);
 void sptx_kernel_end(sptx_gpu_emitter *e);
 
 /* Fields of the two leading parameters, as loads from constant memory. */

@@ -49,7 +49,7 @@ enum sptx_code sptx_hopper_backward_emit(struct sptx_gpu_emitter *emitter, const
   (void)error;
   sptx_backward b = {.e = emitter, .spec = spec};
   b.layout = sptx_hopper_backward_layout_of(b.spec);
-  sptx_kernel_begin(emitter, symbol, sizeof(sptx_hopper_params), map_count(&b), 128 * (CONSUMERS + 1), 1, 0);
+  sptx_kernel_begin(emitter, symbol, sizeof(sptx_hopper_params), map_count(&b), 128 * (CONSUMERS + 1), 1);
   sptx_backward_open_rings(&b, false);
   initialise(&b);
   sptx_value group = sptx_broadcast(emitter, sptx_shri(emitter, sptx_thread_index(emitter), 7));

@@ -3,6 +3,8 @@
 #include "gen/ptx/hopper_backward_kernel.h"
 #include <math.h>
 
+enum { SCORES = BLOCK / 2 }; /* of S or dP, that a thread holds */
+
 static sptx_value own_keys(sptx_backward *b, bool values) {
   sptx_gpu_emitter *e = b->e;
   sptx_value place = sptx_add(e, sptx_ring_buffer(e, &b->keys),
@@ -217,15 +219,14 @@ static void issue_scores_ahead(sptx_backward *b, sptx_value first, sptx_value *s
 
 static void packed_step(sptx_backward *b) {
   sptx_gpu_emitter *e = b->e;
-  int scores = BLOCK / 2;
-  sptx_value s[32], ds[32], packed_p[16], packed_ds[16];
+  sptx_value s[SCORES], ds[SCORES], packed_p[16], packed_ds[16];
   issue_scores(b, &b->q, false, s);
   issue_scores(b, &b->d_o, true, ds);
   sptx_ring_wait_full(e, &b->row_data);
-  sptx_wgmma_wait(e, 1, s, scores);
+  sptx_wgmma_wait(e, 1, s, SCORES);
   probabilities(b, true, s);
   keep_order(b);
-  sptx_wgmma_wait(e, 0, ds, scores);
+  sptx_wgmma_wait(e, 0, ds, SCORES);
   score_gradients(b, s, ds);
   sptx_backward_pack(b, s, packed_p, BLOCK / 4);
   sptx_backward_pack(b, ds, packed_ds, BLOCK / 4);
@@ -265,12 +266,12 @@ static void issue_wide(sptx_backward *b, bool later, sptx_value *d_q, sptx_value
 /* One block while its step is written, and dQ of the block before (later: there is one). */
 typedef struct block_step {
   bool masked, later;
-  bool narrow; /* narrow heads have the registers to issue dP^T at once */
-  bool adds;   /* each warp adds its part of dQ up */
-  bool ahead;  /* S has been issued in the step before, and is for the next block in this one */
-  bool after;  /* what is carried of dQ comes during the exponentials */
-  int scores, outputs, queries; /* accumulators of a thread */
-  sptx_value s[32], with_d_q[64], both[128];
+  bool narrow;          /* narrow heads have the registers to issue dP^T at once */
+  bool adds;            /* each warp adds its part of dQ up */
+  bool ahead;           /* S has been issued in the step before, and is for the next block in this one */
+  bool after;           /* what is carried of dQ comes during the exponentials */
+  int outputs, queries; /* accumulators of a thread: of dK or dV, of dQ */
+  sptx_value s[SCORES], with_d_q[64], both[128];
   sptx_value *ds, *d_q, *d_v, *d_k; /* within the two above */
 } block_step;
 
@@ -282,17 +283,16 @@ static void begin_step(sptx_backward *b, bool masked, bool later, block_step *st
                        .adds = sptx_backward_adds_by_warps(b->spec),
                        .ahead = looks_ahead(b),
                        .after = later && narrow && b->spec->d_q == SPTX_HOPPER_CARRY,
-                       .scores = BLOCK / 2,
                        .outputs = b->spec->head_dim / 2,
                        .queries = sptx_backward_d_q_columns(b) / 2};
   step->ds = step->with_d_q;
-  step->d_q = step->with_d_q + step->scores;
+  step->d_q = step->with_d_q + SCORES;
   step->d_v = step->both;
   step->d_k = step->both + step->outputs;
   sptx_get_slots(b->e, b->d_v, step->d_v, step->outputs);
   sptx_get_slots(b->e, b->d_k, step->d_k, step->outputs);
   if (later && step->ahead)
-    sptx_get_slots(b->e, b->scores_ahead, step->s, step->scores);
+    sptx_get_slots(b->e, b->scores_ahead, step->s, SCORES);
 }
 
 /* S, of narrow heads dP^T, and dQ of the block before. */
@@ -314,7 +314,7 @@ static void add_d_v(sptx_backward *b, block_step *step) {
   sptx_value packed[16];
   sptx_ring_wait_full(b->e, &b->row_data);
   if (!step->later || !step->ahead)
-    sptx_wgmma_wait(b->e, step->narrow + (step->later && !step->after), step->s, step->scores);
+    sptx_wgmma_wait(b->e, step->narrow + (step->later && !step->after), step->s, SCORES);
   probabilities(b, step->masked, step->s);
   keep_order(b);
   if (!step->narrow)
@@ -330,7 +330,7 @@ static void add_d_v(sptx_backward *b, block_step *step) {
 static void add_d_k(sptx_backward *b, block_step *step, sptx_value first) {
   sptx_value packed[16];
   bool staged = step->narrow && step->later && step->adds;
-  sptx_wgmma_wait(b->e, 1, step->ds, staged ? step->scores + step->queries : step->scores);
+  sptx_wgmma_wait(b->e, 1, step->ds, staged ? SCORES + step->queries : SCORES);
   score_gradients(b, step->s, step->ds);
   if (staged)
     sptx_backward_stage_d_q(b, step->d_q);
@@ -353,8 +353,8 @@ static void end_step(sptx_backward *b, block_step *step) {
   }
   sptx_wgmma_wait(e, 0, step->both, 2 * step->outputs);
   if (step->ahead) {
-    sptx_wgmma_wait(e, 0, step->s, step->scores);
-    sptx_set_slots(e, b->scores_ahead, step->s, step->scores);
+    sptx_wgmma_wait(e, 0, step->s, SCORES);
+    sptx_set_slots(e, b->scores_ahead, step->s, SCORES);
   }
   sptx_set_slots(e, b->d_v, step->d_v, step->outputs);
   sptx_set_slots(e, b->d_k, step->d_k, step->outputs);
@@ -497,7 +497,7 @@ void sptx_backward_consume(sptx_backward *b) {
     b->d_k[i] = sptx_slot(e, e->f32, NULL);
     b->d_v[i] = sptx_slot(e, e->f32, NULL);
   }
-  for (int i = 0; i < BLOCK / 2; i++)
+  for (int i = 0; i < SCORES; i++)
     b->scores_ahead[i] = sptx_slot(e, e->f32, NULL);
   b->scale = sptx_load_arg(e, e->f32, offsetof(sptx_gpu_args, scale));
   b->scale_log2 = sptx_mul(e, b->scale, sptx_f32(e, M_LOG2E));

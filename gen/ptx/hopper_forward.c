@@ -42,7 +42,7 @@ enum sptx_code sptx_hopper_forward_emit(struct sptx_gpu_emitter *emitter, const 
   sptx_forward f = {.e = emitter, .spec = spec};
   f.layout = sptx_hopper_forward_layout_of(f.spec);
   sptx_kernel_begin(emitter, symbol, sizeof(sptx_hopper_params), MAP_COUNT, 128 * (f.spec->consumers + 1),
-                    f.spec->ctas, 0);
+                    f.spec->ctas);
   sptx_forward_open_rings(&f, false);
   initialise(&f);
   sptx_value group = sptx_broadcast(emitter, sptx_shri(emitter, sptx_thread_index(emitter), 7));

@@ -272,7 +272,7 @@ static void begin(sptx_portable *p, sptx_gpu_emitter *e, const char *symbol, con
   *p = (sptx_portable){.e = e, .spec = spec, .columns_are_keys = true};
   p->element_bytes = spec->element == SPTX_ELEMENT_F32 ? 4 : 2;
   p->threads = spec->warps * 32;
-  sptx_kernel_begin(e, symbol, sizeof(sptx_portable_params), 0, p->threads, 0, 0);
+  sptx_kernel_begin(e, symbol, sizeof(sptx_portable_params), 0, p->threads, 0);
   p->thread = sptx_thread_index(e);
   p->lane = sptx_andi(e, p->thread, 31);
   p->warp = sptx_shri(e, p->thread, 5);

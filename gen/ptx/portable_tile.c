@@ -106,7 +106,7 @@ void sptx_portable_begin(sptx_portable *p, sptx_gpu_emitter *e, const char *symb
   p->threads = spec->warps * 32;
   p->rows = spec->warps * spec->row_blocks * 16;
   int ctas = least_warps(spec) / spec->warps;
-  sptx_kernel_begin(e, symbol, sizeof(sptx_portable_params), 0, p->threads, ctas > 0 ? ctas : 1, 0);
+  sptx_kernel_begin(e, symbol, sizeof(sptx_portable_params), 0, p->threads, ctas > 0 ? ctas : 1);
   p->thread = sptx_thread_index(e);
   p->lane = sptx_andi(e, p->thread, 31);
   p->warp = sptx_shri(e, p->thread, 5);

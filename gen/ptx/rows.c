@@ -158,7 +158,7 @@ static enum sptx_code emit_rows(struct sptx_gpu_emitter *e, const char *symbol, 
   (void)error;
   rows_kernel k = {.e = e, .spec = spec};
   k.element_bytes = k.spec->element == SPTX_ELEMENT_F32 ? 4 : 2;
-  sptx_kernel_begin(e, symbol, sizeof(rows_params), 0, ROW_WARPS * 32, 0, 0);
+  sptx_kernel_begin(e, symbol, sizeof(rows_params), 0, ROW_WARPS * 32, 0);
   sptx_value thread = sptx_thread_index(e);
   int lanes = lanes_of(k.spec), rows = ROW_WARPS * 32 / lanes;
   k.lane = sptx_andi(e, thread, lanes - 1);

@@ -129,7 +129,7 @@ Test(portable_ptx, sample_assembles, .timeout = 100) {
 
 /* Kernels that have been assembled; a symbol names all that a kernel depends on. */
 static struct {
-  char symbols[1024][160];
+  char symbols[1024][128];
   int count;
 } seen;
 

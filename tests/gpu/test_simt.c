@@ -18,7 +18,7 @@ static enum sptx_code emit_exchange(struct sptx_gpu_emitter *e, const char *symb
                                     sptx_error *error) {
   (void)error;
   enum fault fault = *(const enum fault *)spec;
-  sptx_kernel_begin(e, symbol, 8, 0, THREADS, 0, 0);
+  sptx_kernel_begin(e, symbol, 8, 0, THREADS, 0);
   sptx_value thread = sptx_thread_index(e), partner = LLVMBuildXor(e->builder, thread, sptx_i32(e, 32), "");
   sptx_value at = sptx_addi(e, place_of(e, thread), fault == OUTSIDE ? 4 : 0);
   sptx_value store[2] = {at, thread};
@@ -44,7 +44,7 @@ static enum sptx_code emit_copy(struct sptx_gpu_emitter *e, const char *symbol, 
                                 sptx_error *error) {
   (void)error;
   enum fault fault = *(const enum fault *)spec;
-  sptx_kernel_begin(e, symbol, 8, 0, THREADS, 0, 0);
+  sptx_kernel_begin(e, symbol, 8, 0, THREADS, 0);
   sptx_value thread = sptx_thread_index(e), at = place_of(e, thread);
   sptx_value offset = sptx_zext64(e, sptx_muli(e, thread, 4));
   sptx_value from = sptx_add(e, sptx_load_arg(e, e->i64, offsetof(sptx_gpu_args, q)), offset);
